@@ -1,0 +1,104 @@
+/**
+ * Remembers strings by the bytes that they were decoded from. Messages repeat their topics and the names of their user
+ * properties, and a string that is found here needs neither the checks of its bytes nor an allocation.
+ *
+ * Memory is bounded: so many strings of 4 to 64 bytes. Bytes are compared in full, so a collision of hashes costs time
+ * and never gives a wrong string. While next to nothing is found, as where every message has a topic of its own, the
+ * cache steps aside for a while.
+ *
+ * @since 0.1.0
+ */
+
+const slotSize = 64
+const slotWords = slotSize / 4
+const ways = 4
+
+/** Misses in excess of hits after which the cache steps aside, and for how many lookups it does. */
+const patience = 256
+const pause = 4096
+
+/**
+ * @category decoding
+ * @since 0.1.0
+ */
+export class StringCache {
+  private readonly mask: number
+  private readonly strings: Array<string>
+  private readonly tags: Int32Array
+  private readonly lengths: Uint8Array
+  private readonly words: Int32Array
+  private set = -1
+  private tag = 0
+  private victim = 0
+  private misses = 0
+  private pausing = 0
+
+  /** Room for this many strings, a power of two. */
+  constructor(capacity: number) {
+    this.mask = capacity / ways - 1
+    this.strings = new Array(capacity).fill("")
+    this.tags = new Int32Array(capacity)
+    this.lengths = new Uint8Array(capacity)
+    this.words = new Int32Array(capacity * slotWords)
+  }
+
+  /** The string of these bytes, if it is remembered. Otherwise `put` may follow, with the same bytes. */
+  get(bytes: DataView, start: number, end: number): string | undefined {
+    const length = end - start
+    this.set = -1
+    if (length < 4 || length > slotSize) return undefined
+    if (this.pausing > 0) {
+      this.pausing--
+      return undefined
+    }
+    // Words of four bytes, the last of which may overlap the one before it.
+    const last = end - 4
+    let hash = length
+    for (let i = start; i < last; i += 4) {
+      hash = Math.imul(hash ^ bytes.getInt32(i, true), 0x9e3779b1)
+      hash ^= hash >>> 15
+    }
+    hash = Math.imul(hash ^ bytes.getInt32(last, true), 0x85ebca6b)
+    hash ^= hash >>> 16
+    // 0 is the tag of a slot without a string.
+    const tag = hash === 0 ? 1 : hash
+    const set = (hash & this.mask) * ways
+    for (let slot = set; slot < set + ways; slot++) {
+      if (this.tags[slot] === tag && this.equals(slot, bytes, start, last, length)) {
+        if (this.misses > 0) this.misses--
+        return this.strings[slot]
+      }
+    }
+    this.set = set
+    this.tag = tag
+    if (++this.misses > patience) {
+      this.misses = 0
+      this.pausing = pause
+    }
+    return undefined
+  }
+
+  /** Remembers the string of the bytes that `get` did not find. */
+  put(bytes: DataView, start: number, end: number, text: string): void {
+    if (this.set < 0) return
+    const slot = this.set + (this.victim++ & ways - 1)
+    const last = end - 4
+    let word = slot * slotWords
+    for (let i = start; i < last; i += 4) this.words[word++] = bytes.getInt32(i, true)
+    this.words[word] = bytes.getInt32(last, true)
+    this.tags[slot] = this.tag
+    this.lengths[slot] = end - start
+    this.strings[slot] = text
+    this.set = -1
+  }
+
+  private equals(slot: number, bytes: DataView, start: number, last: number, length: number): boolean {
+    if (this.lengths[slot] !== length) return false
+    const words = this.words
+    let word = slot * slotWords
+    for (let i = start; i < last; i += 4) {
+      if (words[word++] !== bytes.getInt32(i, true)) return false
+    }
+    return words[word] === bytes.getInt32(last, true)
+  }
+}

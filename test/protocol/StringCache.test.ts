@@ -1,0 +1,58 @@
+import { assert, describe, it } from "@effect/vitest"
+import { StringCache } from "../../src/protocol/StringCache.ts"
+
+const words = (text: string): readonly [DataView, number, number] => {
+  const bytes = new TextEncoder().encode(`--${text}--`)
+  return [new DataView(bytes.buffer), 2, bytes.length - 2]
+}
+
+/** What the cache knows of this string; it learns it otherwise. */
+const lookUp = (cache: StringCache, text: string): string | undefined => {
+  const found = cache.get(...words(text))
+  if (found === undefined) cache.put(...words(text), text)
+  return found
+}
+
+describe("StringCache", () => {
+  it("gives back what it was given, from 4 to 64 bytes", () => {
+    for (let length = 1; length <= 70; length++) {
+      const cache = new StringCache(16)
+      const text = "x".repeat(length)
+      assert.isUndefined(lookUp(cache, text))
+      assert.strictEqual(lookUp(cache, text), length >= 4 && length <= 64 ? text : undefined)
+    }
+  })
+
+  it("tells apart strings that differ in one byte or in length alone", () => {
+    const cache = new StringCache(1024)
+    const base = "factory/line/1/device/42"
+    for (let round = 0; round < 2; round++) {
+      for (let at = 0; at < base.length; at++) {
+        const text = `${base.slice(0, at)}~${base.slice(at + 1)}`
+        const found = lookUp(cache, text)
+        if (found !== undefined) assert.strictEqual(found, text)
+      }
+    }
+    for (let length = 4; length <= 64; length++) {
+      const text = "a".repeat(length)
+      assert.isUndefined(lookUp(cache, text))
+      assert.strictEqual(lookUp(cache, text), text)
+    }
+  })
+
+  it("holds no more than its capacity", () => {
+    const cache = new StringCache(16)
+    const texts = Array.from({ length: 100 }, (_, index) => `text-${index}`)
+    for (const text of texts) lookUp(cache, text)
+    assert.isAtMost(texts.filter((text) => cache.get(...words(text)) !== undefined).length, 16)
+  })
+
+  it("steps aside while it finds nothing, and comes back", () => {
+    const cache = new StringCache(16)
+    for (let i = 0; i < 300; i++) lookUp(cache, `once-${i}`)
+    let turns = 0
+    while (lookUp(cache, "asked again") === undefined && turns < 10_000) turns++
+    assert.isAbove(turns, 1000)
+    assert.isBelow(turns, 5000)
+  })
+})
