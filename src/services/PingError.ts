@@ -1,0 +1,31 @@
+/**
+ * Why a ping got no answer.
+ *
+ * @since 0.1.0
+ */
+import * as Schema from "effect/Schema"
+import { ProtocolError } from "./ConnectError.ts"
+import { ClientClosed, KeepAliveTimeout, ServerDisconnected, TransportLost, WriteBlocked } from "./LinkLost.ts"
+import { Offline } from "./PublishError.ts"
+
+/**
+ * A ping got no answer: the link ended first, or there is none.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class PingError extends Schema.TaggedError<PingError>()("PingError", {
+  reason: Schema.Union([
+    ServerDisconnected,
+    TransportLost,
+    KeepAliveTimeout,
+    WriteBlocked,
+    ProtocolError,
+    Offline,
+    ClientClosed
+  ])
+}) {
+  override get message(): string {
+    return `the ping got no answer: ${this.reason._tag === "Offline" ? "there is no connection" : this.reason.message}`
+  }
+}

@@ -1,0 +1,471 @@
+/**
+ * Options after validation: every default filled in, every duration in milliseconds, endpoints parsed.
+ *
+ * @since 0.1.0
+ */
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import * as Redacted from "effect/Redacted"
+import * as Result from "effect/Result"
+import * as Schedule from "effect/Schedule"
+import * as Schema from "effect/Schema"
+import * as SchemaIssue from "effect/SchemaIssue"
+import { TopicFilter, TopicName, Utf8 } from "../protocol/index.ts"
+import type { ProtocolVersion, QoS, SubscriptionRequest, UserProperties, Will } from "../protocol/Packet.ts"
+import type { ClientOptions, Credentials } from "./ClientOptions.ts"
+import * as Endpoint from "./Endpoint.ts"
+import { checkMessage, encodePayload, toPublishProperties } from "./MessageCodec.ts"
+import { InvalidOptions } from "./MqttError.ts"
+
+/**
+ * @category models
+ * @since 0.1.0
+ */
+export interface ResolvedOptions {
+  readonly endpoint: Endpoint.Endpoint
+  readonly protocolVersion: ProtocolVersion
+  /** Undefined: the client's generated id. */
+  readonly clientId: string | undefined
+  readonly cleanStart: boolean
+  /** Seconds, 0 to 0xFFFFFFFF, where the last means never. */
+  readonly sessionExpiry: number
+  readonly foreignSession: "adopt" | "fail" | "cleanStart"
+  /** Seconds. */
+  readonly keepAlive: number
+  readonly pingTimeoutMillis: number | undefined
+  readonly connectTimeoutMillis: number
+  readonly disconnectTimeoutMillis: number
+  readonly drainTimeoutMillis: number
+  readonly credentials: Credentials | Effect.Effect<Credentials, unknown> | undefined
+  readonly will: Will | undefined
+  readonly receiveMaximum: number
+  readonly onReceiveMaximumExceeded: "disconnect" | "accept"
+  readonly sendMaximum: number
+  readonly maximumPacketSize: number
+  readonly topicAliasMaximum: number
+  readonly requestResponseInformation: boolean
+  readonly requestProblemInformation: boolean
+  readonly userProperties: UserProperties
+  readonly reconnect: false | {
+    readonly schedule: Schedule.Schedule<unknown, unknown> | undefined
+    readonly stableAfterMillis: number
+  }
+  readonly firstConnect: "fail" | "retry"
+  readonly outbox: {
+    readonly maxMessages: number
+    readonly maxBytes: number
+    readonly strategy: "suspend" | "dropOldest" | "dropNewest" | "fail"
+    readonly qos0Offline: "queue" | "fail"
+  }
+  readonly onSessionLost: { readonly qos1: "republish" | "fail"; readonly qos2: "republish" | "fail" }
+  readonly subscriptions: ReadonlyArray<SubscriptionRequest>
+  readonly willOnFailure: boolean
+}
+
+/** Text that goes on the wire as a UTF-8 string (§1.5.4). */
+const Text = Schema.String.check(
+  Schema.makeFilter((value) => Utf8.problemOf(Utf8.encodedLength(value)) ?? true, {
+    expected: "a string that MQTT can carry"
+  })
+)
+const TopicNameText = Schema.String.check(
+  Schema.makeFilter((value) => TopicName.validate(value) ?? true, { expected: "a topic name" })
+)
+const intBetween = (minimum: number, maximum: number) => Schema.Int.check(Schema.isBetween({ minimum, maximum }))
+/** Effect's durations may be negative, and NaN is 0 to it; no option of ours has a meaning for either. */
+const DurationInput = Schema.declare<Duration.Input>(
+  (value): value is Duration.Input =>
+    !Number.isNaN(value) &&
+    Option.exists(Duration.fromInput(value as Duration.Input), (duration) => Duration.toMillis(duration) >= 0),
+  { expected: "a duration that is not negative" }
+)
+const Qos = Schema.Literals([0, 1, 2])
+const UserPropertiesSchema = Schema.Array(Schema.Tuple([Text, Text]))
+const optional = Schema.optional
+
+/**
+ * The properties of a message, checked.
+ *
+ * @category schemas
+ * @since 0.1.0
+ */
+export const MessagePropertiesFields = {
+  payloadFormat: optional(Schema.Literals(["bytes", "utf8"])),
+  messageExpiryInterval: optional(intBetween(0, 0xffffffff)),
+  contentType: optional(Text),
+  responseTopic: optional(TopicNameText),
+  correlationData: optional(Schema.Uint8Array),
+  userProperties: optional(UserPropertiesSchema)
+}
+
+const WillSchema = Schema.Struct({
+  ...MessagePropertiesFields,
+  topic: TopicNameText,
+  payload: optional(Schema.Union([Schema.Uint8Array, Schema.String])),
+  qos: optional(Qos),
+  retain: optional(Schema.Boolean),
+  delay: optional(DurationInput)
+})
+
+/**
+ * @category schemas
+ * @since 0.1.0
+ */
+export const CredentialsSchema = Schema.Struct({
+  username: optional(Text),
+  password: optional(Schema.declare<Redacted.Redacted<string> | Redacted.Redacted<Uint8Array>>(
+    (value): value is Redacted.Redacted<string> | Redacted.Redacted<Uint8Array> =>
+      Redacted.isRedacted(value) &&
+      (typeof Redacted.value(value) === "string" || Redacted.value(value) instanceof Uint8Array),
+    { expected: "Redacted text or bytes (Redacted.make)" }
+  ))
+})
+
+const OptionsSchema = Schema.Struct({
+  endpoint: Schema.Union([Schema.String, Endpoint.Endpoint]),
+  protocolVersion: optional(Schema.Literals([4, 5])),
+  clientId: optional(Text),
+  cleanStart: optional(Schema.Boolean),
+  sessionExpiry: optional(DurationInput),
+  foreignSession: optional(Schema.Literals(["adopt", "fail", "cleanStart"])),
+  keepAlive: optional(DurationInput),
+  pingTimeout: optional(DurationInput),
+  connectTimeout: optional(DurationInput),
+  disconnectTimeout: optional(DurationInput),
+  drainTimeout: optional(DurationInput),
+  // An Effect, or checked on its own (`checkCredentials`): a union would not say which field is wrong.
+  credentials: Schema.optional(Schema.Unknown),
+  will: optional(WillSchema),
+  receiveMaximum: optional(intBetween(1, 65535)),
+  onReceiveMaximumExceeded: optional(Schema.Literals(["disconnect", "accept"])),
+  sendMaximum: optional(intBetween(1, 65535)),
+  maximumPacketSize: optional(intBetween(64, 268435460)),
+  topicAliasMaximum: optional(intBetween(0, 65535)),
+  requestResponseInformation: optional(Schema.Boolean),
+  requestProblemInformation: optional(Schema.Boolean),
+  userProperties: optional(UserPropertiesSchema),
+  reconnect: optional(Schema.Union([
+    Schema.Literal(false),
+    Schema.Struct({
+      schedule: optional(
+        Schema.declare((value): value is Schedule.Schedule<unknown, unknown> => Schedule.isSchedule(value), {
+          expected: "a Schedule"
+        })
+      ),
+      stableAfter: optional(DurationInput)
+    })
+  ])),
+  firstConnect: optional(Schema.Literals(["fail", "retry"])),
+  outbox: optional(Schema.Struct({
+    maxMessages: optional(intBetween(1, 1e9)),
+    maxBytes: optional(intBetween(1, Number.MAX_SAFE_INTEGER)),
+    strategy: optional(Schema.Literals(["suspend", "dropOldest", "dropNewest", "fail"])),
+    qos0Offline: optional(Schema.Literals(["queue", "fail"]))
+  })),
+  onSessionLost: optional(Schema.Struct({
+    qos1: optional(Schema.Literals(["republish", "fail"])),
+    qos2: optional(Schema.Literals(["republish", "fail"]))
+  })),
+  subscriptions: optional(Schema.Array(Schema.Struct({
+    filter: Schema.String,
+    qos: optional(Qos),
+    noLocal: optional(Schema.Boolean),
+    retainAsPublished: optional(Schema.Boolean),
+    retainHandling: optional(Schema.Literals(["send", "sendIfNew", "none"]))
+  }))),
+  willOnFailure: optional(Schema.Boolean)
+})
+
+// Inputs are never printed: an option may be a secret that was put into the wrong place.
+const formatIssue = SchemaIssue.makeFormatterStandardSchemaV1()
+
+/**
+ * The first problem of a failed check as path and sentence, for example `["will", "topic"]` as `will.topic`.
+ *
+ * @category destructors
+ * @since 0.1.0
+ */
+export const firstIssue = (issue: SchemaIssue.Issue): { readonly path: string; readonly problem: string } => {
+  const first = formatIssue(issue).issues[0]
+  const path = (first?.path ?? []).map((part) => typeof part === "object" ? part.key : part).map(String)
+  return { path: path.join("."), problem: first?.message ?? "not valid" }
+}
+
+const invalid = (option: string, problem: string) => Result.fail(new InvalidOptions({ option, problem }))
+
+const decodeOptions = Schema.decodeUnknownResult(OptionsSchema, { onExcessProperty: "error", errors: "first" })
+const decodeCredentials = Schema.decodeUnknownResult(CredentialsSchema, { onExcessProperty: "error", errors: "first" })
+
+const millis = (input: Duration.Input | undefined, fallback: number): number =>
+  input === undefined ? fallback : Duration.toMillis(Duration.fromInputUnsafe(input))
+
+const retainHandlings = { send: 0, sendIfNew: 1, none: 2 } as const
+
+/**
+ * Retain Handling as the number on the wire (§3.8.3.1).
+ *
+ * @category destructors
+ * @since 0.1.0
+ */
+export const retainHandlingCode = (name: keyof typeof retainHandlings | undefined): 0 | 1 | 2 =>
+  retainHandlings[name ?? "send"]
+
+/**
+ * Checks credentials on their own, since an effect may give them anew at every attempt.
+ *
+ * @category validation
+ * @since 0.1.0
+ */
+export const checkCredentials = (
+  credentials: Credentials,
+  protocolVersion: ProtocolVersion
+): Result.Result<Credentials, InvalidOptions> => {
+  // It has no field of its own, so it would pass as no credentials at all.
+  if (Redacted.isRedacted(credentials)) return invalid("credentials", "must be an object with username and password")
+  const decoded = decodeCredentials(credentials)
+  if (Result.isFailure(decoded)) {
+    const { path, problem } = firstIssue(decoded.failure.issue)
+    return invalid(path === "" ? "credentials" : `credentials.${path}`, problem)
+  }
+  if (protocolVersion === 4 && credentials.password !== undefined && credentials.username === undefined) {
+    return invalid("credentials.username", "MQTT 3.1.1 does not allow a password without a user name")
+  }
+  if (credentials.password !== undefined) {
+    const password = Redacted.value<string | Uint8Array>(credentials.password)
+    // TextEncoder would put U+FFFD in the place of a lone surrogate and say nothing.
+    if (typeof password === "string" && !password.isWellFormed()) {
+      return invalid("credentials.password", "a lone surrogate cannot be sent as UTF-8")
+    }
+    const size = typeof password === "string" ? new TextEncoder().encode(password).length : password.length
+    if (size > 65535) return invalid("credentials.password", "longer than 65,535 bytes")
+  }
+  return Result.succeed(credentials)
+}
+
+const checkSubscriptions = (
+  options: ClientOptions,
+  version: ProtocolVersion
+): Result.Result<ReadonlyArray<SubscriptionRequest>, InvalidOptions> => {
+  const requests: Array<SubscriptionRequest> = []
+  for (const [index, subscription] of (options.subscriptions ?? []).entries()) {
+    const request = toSubscriptionRequest(subscription.filter, subscription)
+    const problem = checkSubscription(request, version)
+    if (problem !== undefined) return invalid(`subscriptions.${index}.${problem.field}`, problem.problem)
+    if (requests.some((other) => other.filter === request.filter)) {
+      return invalid(`subscriptions.${index}.filter`, `"${request.filter}" is declared twice`)
+    }
+    requests.push(request)
+  }
+  return Result.succeed(requests)
+}
+
+/**
+ * The request for one filter with its defaults.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const toSubscriptionRequest = (
+  filter: string,
+  options: {
+    readonly qos?: QoS | undefined
+    readonly noLocal?: boolean | undefined
+    readonly retainAsPublished?: boolean | undefined
+    readonly retainHandling?: "send" | "sendIfNew" | "none" | undefined
+  }
+): SubscriptionRequest => ({
+  filter,
+  qos: options.qos ?? 0,
+  noLocal: options.noLocal ?? false,
+  retainAsPublished: options.retainAsPublished ?? false,
+  retainHandling: retainHandlingCode(options.retainHandling)
+})
+
+/**
+ * The problem of a request, if it has one.
+ *
+ * @category validation
+ * @since 0.1.0
+ */
+export const checkSubscription = (
+  request: SubscriptionRequest,
+  version: ProtocolVersion
+): { readonly field: string; readonly problem: string } | undefined => {
+  const problem = TopicFilter.validate(request.filter, version)
+  if (problem !== undefined) return { field: "filter", problem }
+  if (request.noLocal && version === 5 && TopicFilter.parseShared(request.filter) !== undefined) {
+    return { field: "noLocal", problem: "a shared subscription cannot have it (MQTT 5.0 §3.8.3.1)" }
+  }
+  return undefined
+}
+
+const decodeSubscribeOptions = Schema.decodeUnknownResult(
+  Schema.Struct({
+    qos: optional(Qos),
+    noLocal: optional(Schema.Boolean),
+    retainAsPublished: optional(Schema.Boolean),
+    retainHandling: optional(Schema.Literals(["send", "sendIfNew", "none"])),
+    bufferSize: optional(intBetween(1, 1e9)),
+    bufferBytes: optional(intBetween(1, Number.MAX_SAFE_INTEGER)),
+    overflow: optional(Schema.Literals(["sliding", "dropping", "fail"])),
+    userProperties: optional(UserPropertiesSchema)
+  }),
+  { onExcessProperty: "error", errors: "first" }
+)
+
+/**
+ * The problem of the options of a subscription, if they have one.
+ *
+ * @category validation
+ * @since 0.1.0
+ */
+export const checkSubscribeOptions = (
+  options: unknown
+): { readonly field: string; readonly problem: string } | undefined => {
+  const decoded = decodeSubscribeOptions(options)
+  if (Result.isSuccess(decoded)) return undefined
+  const { path, problem } = firstIssue(decoded.failure.issue)
+  return { field: path === "" ? "options" : path, problem }
+}
+
+const copyPairs = (pairs: UserProperties | undefined): UserProperties =>
+  (pairs ?? []).map(([name, value]) => [name, value])
+
+const decodeDisconnectOptions = Schema.decodeUnknownResult(
+  Schema.Struct({
+    reason: optional(Schema.Literals(["normal", "withWill"])),
+    sessionExpiry: optional(DurationInput),
+    reasonString: optional(Text),
+    userProperties: optional(UserPropertiesSchema)
+  }),
+  { onExcessProperty: "error", errors: "first" }
+)
+
+/**
+ * The problem of the options of `disconnect`, if they have one.
+ *
+ * @category validation
+ * @since 0.1.0
+ */
+export const checkDisconnectOptions = (
+  options: unknown
+): { readonly field: string; readonly problem: string } | undefined => {
+  const decoded = decodeDisconnectOptions(options)
+  if (Result.isSuccess(decoded)) return undefined
+  const { path, problem } = firstIssue(decoded.failure.issue)
+  return { field: path === "" ? "options" : path, problem }
+}
+
+const resolveWill = (
+  will: NonNullable<ClientOptions["will"]>
+): Result.Result<Will, InvalidOptions> => {
+  const invalidMessage = checkMessage(will)
+  if (invalidMessage !== undefined) return invalid(`will.${invalidMessage.field}`, invalidMessage.problem)
+  const payload = encodePayload(will.payload)
+  if (typeof payload === "string") return invalid("will.payload", payload)
+  if (payload.length > 65535) return invalid("will.payload", "longer than 65,535 bytes")
+  const delay = Math.ceil(millis(will.delay, 0) / 1000)
+  if (delay > 0xffffffff) return invalid("will.delay", "longer than 4,294,967,295 seconds")
+  const properties = toPublishProperties({ ...will, userProperties: copyPairs(will.userProperties) })
+  return Result.succeed({
+    topic: will.topic,
+    payload,
+    qos: will.qos ?? 0,
+    retain: will.retain ?? false,
+    properties: delay === 0 ? properties : { ...properties, willDelayInterval: delay }
+  })
+}
+
+/**
+ * Seconds of a session expiry; what is too long for four bytes never expires.
+ *
+ * @category destructors
+ * @since 0.1.0
+ */
+export const expirySeconds = (input: Duration.Input | undefined): number =>
+  Math.min(0xffffffff, Math.ceil(millis(input, 0) / 1000))
+
+/**
+ * Checks options and fills in the defaults. Nothing of the input is changed or kept by reference, bytes excepted.
+ *
+ * @category validation
+ * @since 0.1.0
+ */
+export const resolve = (options: ClientOptions): Result.Result<ResolvedOptions, InvalidOptions> => {
+  const decoded = decodeOptions(options)
+  if (Result.isFailure(decoded)) {
+    const { path, problem } = firstIssue(decoded.failure.issue)
+    return invalid(path === "" ? "options" : path, problem)
+  }
+  const version = options.protocolVersion ?? 5
+  const endpoint = typeof options.endpoint === "string"
+    ? Endpoint.fromUrl(options.endpoint)
+    : Result.succeed({ ...options.endpoint })
+  if (Result.isFailure(endpoint)) return invalid("endpoint", endpoint.failure)
+
+  const keepAlive = Math.ceil(millis(options.keepAlive, 60_000) / 1000)
+  if (keepAlive > 65535) return invalid("keepAlive", "longer than 65,535 seconds (18 h 12 min 15 s)")
+  for (const name of ["pingTimeout", "connectTimeout"] as const) {
+    if (options[name] !== undefined && millis(options[name], 0) <= 0) return invalid(name, "must be longer than 0")
+  }
+  const cleanStart = options.cleanStart ?? true
+  const sessionExpiry = expirySeconds(options.sessionExpiry)
+  const clean = sessionExpiry === 0 && cleanStart
+  if (options.clientId === "" && version === 4 && !clean) {
+    return invalid("clientId", "MQTT 3.1.1 allows an empty client id only with a clean session")
+  }
+  if (options.clientId === undefined && !cleanStart) {
+    return invalid("clientId", "must be given with cleanStart: false, since a generated id has no session to resume")
+  }
+  const will = options.will === undefined ? Result.succeed(undefined) : resolveWill(options.will)
+  if (Result.isFailure(will)) return Result.fail(will.failure)
+  const subscriptions = checkSubscriptions(options, version)
+  if (Result.isFailure(subscriptions)) return Result.fail(subscriptions.failure)
+  if (options.credentials !== undefined && !Effect.isEffect(options.credentials)) {
+    const credentials = checkCredentials(options.credentials, version)
+    if (Result.isFailure(credentials)) return Result.fail(credentials.failure)
+  }
+  return Result.succeed({
+    endpoint: endpoint.success,
+    protocolVersion: version,
+    clientId: options.clientId,
+    cleanStart,
+    sessionExpiry,
+    foreignSession: options.foreignSession ?? "adopt",
+    keepAlive,
+    pingTimeoutMillis: options.pingTimeout === undefined ? undefined : millis(options.pingTimeout, 0),
+    connectTimeoutMillis: millis(options.connectTimeout, 10_000),
+    disconnectTimeoutMillis: millis(options.disconnectTimeout, 2_000),
+    drainTimeoutMillis: millis(options.drainTimeout, 5_000),
+    credentials: options.credentials === undefined || Effect.isEffect(options.credentials)
+      ? options.credentials
+      : { ...options.credentials },
+    will: will.success,
+    receiveMaximum: options.receiveMaximum ?? 256,
+    onReceiveMaximumExceeded: options.onReceiveMaximumExceeded ?? "disconnect",
+    sendMaximum: options.sendMaximum ?? 1_000,
+    maximumPacketSize: options.maximumPacketSize ?? 16 * 1024 * 1024,
+    topicAliasMaximum: options.topicAliasMaximum ?? 0,
+    requestResponseInformation: options.requestResponseInformation ?? false,
+    requestProblemInformation: options.requestProblemInformation ?? true,
+    userProperties: copyPairs(options.userProperties),
+    reconnect: options.reconnect === false ? false : {
+      schedule: options.reconnect?.schedule,
+      stableAfterMillis: millis(options.reconnect?.stableAfter, 30_000)
+    },
+    firstConnect: options.firstConnect ?? "fail",
+    outbox: {
+      maxMessages: options.outbox?.maxMessages ?? 1_000,
+      maxBytes: options.outbox?.maxBytes ?? 16 * 1024 * 1024,
+      strategy: options.outbox?.strategy ?? "suspend",
+      qos0Offline: options.outbox?.qos0Offline ?? "queue"
+    },
+    onSessionLost: {
+      qos1: options.onSessionLost?.qos1 ?? "republish",
+      qos2: options.onSessionLost?.qos2 ?? "fail"
+    },
+    subscriptions: subscriptions.success,
+    willOnFailure: options.willOnFailure ?? false
+  })
+}
