@@ -1,0 +1,136 @@
+/**
+ * `publish`: from a user's message to an entry of the outbox, and back to an outcome.
+ *
+ * @since 0.1.0
+ */
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import { PacketCodec } from "../protocol/index.ts"
+import type { Packet } from "../protocol/index.ts"
+import { checkMessage, encodePayload, toPublishProperties } from "../services/MessageCodec.ts"
+import type { OutgoingMessage } from "../services/Message.ts"
+import type { MqttClientService, PublishOptions, PublishResult } from "../services/MqttClient.ts"
+import {
+  DeadlineExceeded,
+  InvalidMessage,
+  Offline,
+  PacketTooLarge,
+  PublishAbandoned,
+  PublishError
+} from "../services/MqttError.ts"
+import type { PublishPhase, PublishReason } from "../services/MqttError.ts"
+import { protocolMaximum } from "./ClientCore.ts"
+import type { ClientCore } from "./ClientCore.ts"
+import type { Entry, Outcome } from "./Outbox.ts"
+
+const taken: PublishResult = { qos: 0, reasonCode: 0, reasonString: undefined }
+
+const fail = (
+  topic: string,
+  reason: PublishReason,
+  phase: PublishPhase = "queued"
+): Effect.Effect<never, PublishError> => Effect.fail(new PublishError({ topic, phase, reason }))
+
+/** What the properties take in memory, about. */
+const sizeOfProperties = (properties: Packet.PublishProperties | undefined): number => {
+  if (properties === undefined) return 0
+  const { contentType, correlationData, responseTopic, userProperties = [] } = properties
+  let size = (contentType?.length ?? 0) + (responseTopic?.length ?? 0) + (correlationData?.length ?? 0)
+  for (const [name, value] of userProperties) size += name.length + value.length + 5
+  return size
+}
+
+/** Whether the packet is over the limit of the server, where that is known, or of the protocol. */
+const checkSize = (core: ClientCore, entry: Entry): PacketTooLarge | undefined => {
+  const { negotiated, options } = core
+  const announced = negotiated?.maximumPacketSize ?? Infinity
+  const limit = Math.min(announced, protocolMaximum)
+  // No character takes more than three bytes, and the rest of the packet fits into 64.
+  const { payload, properties, qos, retain, size, topic } = entry
+  if (payload.length + 3 * (size - payload.length) + 64 <= limit) return undefined
+  const packet: Packet.Publish = { _tag: "Publish", dup: false, qos, retain, topic, packetId: 1, payload, properties }
+  const exact = PacketCodec.encodedSize(packet, negotiated?.protocolVersion ?? options.protocolVersion)
+  if (exact <= limit) return undefined
+  return new PacketTooLarge({ size: exact, limit, of: announced < protocolMaximum ? "server" : "protocol" })
+}
+
+/** The entry of a message, or why it cannot be published. Changes nothing. */
+const toEntry = (core: ClientCore, message: OutgoingMessage): Entry | PublishReason => {
+  const invalid = checkMessage(message)
+  if (invalid !== undefined) return new InvalidMessage(invalid)
+  const payload = encodePayload(message.payload)
+  if (typeof payload === "string") return new InvalidMessage({ field: "payload", problem: payload })
+  const { gate } = core
+  if (gate !== undefined) return new PublishAbandoned({ phase: "queued", cause: gate })
+  const { topic } = message
+  const qos = message.qos ?? 0
+  const retain = message.retain ?? false
+  const properties = toPublishProperties(message)
+  const size = payload.length + topic.length + sizeOfProperties(properties)
+  const { maxBytes } = core.outbox.limits
+  if (size > maxBytes) return new PacketTooLarge({ size, limit: maxBytes, of: "outbox" })
+  if (core.negotiated === undefined && qos === 0 && core.options.outbox.qos0Offline === "fail") return new Offline()
+  const entry: Entry = {
+    topic,
+    payload,
+    qos,
+    retain,
+    properties,
+    size,
+    at: properties?.messageExpiryInterval === undefined ? 0 : core.now(),
+    state: "queued",
+    phase: "queued",
+    sequence: 0,
+    resume: undefined
+  }
+  // The limits of the connection that it is sent on count, which may be another: they are looked at again then.
+  return core.unsendable(entry) ?? checkSize(core, entry) ?? entry
+}
+
+const toEffect = (entry: Entry, outcome: Outcome): Effect.Effect<PublishResult, PublishError> =>
+  outcome._tag === "Done"
+    ? Effect.succeed({ qos: entry.qos, reasonCode: outcome.reasonCode, reasonString: outcome.reasonString })
+    : fail(entry.topic, outcome.reason, entry.phase)
+
+/** Gives the entry to the outbox and waits for its outcome. */
+const send = (core: ClientCore, entry: Entry): Effect.Effect<PublishResult, PublishError> =>
+  Effect.callback((resume) => {
+    entry.resume = (outcome) => resume(toEffect(entry, outcome))
+    core.offer(entry)
+    return Effect.sync(() => core.abandon(entry))
+  })
+
+const withDeadline = (
+  core: ClientCore,
+  entry: Entry,
+  timeout: Duration.Input
+): Effect.Effect<PublishResult, PublishError> => {
+  const timeoutMillis = Duration.toMillis(Duration.fromInputUnsafe(timeout))
+  return Effect.timeoutOrElse(send(core, entry), {
+    duration: timeoutMillis,
+    orElse: () => fail(entry.topic, new DeadlineExceeded({ phase: entry.phase, timeoutMillis }), entry.phase)
+  })
+}
+
+const checkTimeout = (timeout: Duration.Input): boolean => Duration.fromInput(timeout)._tag === "Some"
+
+/**
+ * @category constructors
+ * @since 0.1.0
+ */
+export const makePublish =
+  (core: ClientCore): MqttClientService["publish"] => (message: OutgoingMessage, options?: PublishOptions) =>
+    Effect.suspend(() => {
+      const entry = toEntry(core, message)
+      if ("_tag" in entry) return fail(typeof message?.topic === "string" ? message.topic : "", entry)
+      const timeout = options?.timeout
+      if (timeout !== undefined) {
+        return checkTimeout(timeout)
+          ? withDeadline(core, entry, timeout)
+          : fail(entry.topic, new InvalidMessage({ field: "timeout", problem: "must be a duration" }))
+      }
+      if (entry.qos !== 0 || !core.outbox.hasRoom(entry)) return send(core, entry)
+      core.outbox.offer(entry)
+      core.wakeWriter()
+      return Effect.succeed(taken)
+    })
