@@ -41,6 +41,8 @@ export class PacketWriter {
       this.behindConnack.push(packet)
       return
     }
+    // A packet that goes nowhere takes no rule.
+    if (this.connection.link.isServerGone) return
     const action = this.core.takeRule("broker", this.connection.clientId, packet)
     if (action === undefined) return this.emit(packet)
     const isLate = action._tag === "Hold" || action._tag === "Delay"

@@ -33,6 +33,8 @@ export interface Call {
 export interface Taken {
   readonly id: string
   readonly qos: QoS
+  /** How many packets had travelled when the consumer was done with it; only then may it be acknowledged. */
+  doneAt: number
 }
 
 /** An operation that has to end. */
@@ -79,8 +81,12 @@ export class Actor {
 
   readonly #isRough: boolean
 
-  constructor(plan: ClientPlan, isRough: boolean, log: (words: string) => void) {
+  /** Packets that have travelled so far. */
+  readonly #travelled: () => number
+
+  constructor(plan: ClientPlan, isRough: boolean, travelled: () => number, log: (words: string) => void) {
     this.plan = plan
+    this.#travelled = travelled
     this.#isRough = isRough
     this.#log = (words) => log(`${plan.name} ${words}`)
   }
@@ -171,19 +177,17 @@ export class Actor {
 
   #consume(message: Message): Effect.Effect<void> {
     return Effect.clockWith((clock) => {
-      const taken = { id: idOf(message.payload), qos: message.qos }
+      const taken: Taken = { id: idOf(message.payload), qos: message.qos, doneAt: Infinity }
       this.taken.push(taken)
       this.#log(`takes ${taken.id}`)
-      if (this.isCalm) return Effect.void
       const wait = Math.max(this.plan.consumerMillis, this.stuckUntil - clock.currentTimeMillisUnsafe())
-      if (wait <= 0) return Effect.void
+      const done = Effect.sync(() => {
+        taken.doneAt = this.#travelled()
+        this.isBusy = false
+      })
+      if (this.isCalm || wait <= 0) return done
       this.isBusy = true
-      return Effect.ensuring(
-        Effect.sleep(wait),
-        Effect.sync(() => {
-          this.isBusy = false
-        })
-      )
+      return Effect.andThen(Effect.sleep(wait), done)
     })
   }
 

@@ -86,7 +86,8 @@ class Simulation {
     this.program = program
     this.#pass = (millis) => Effect.andThen(idle, TestClock.adjust(millis))
     this.#keepsSessions = keepsSessions(program)
-    this.actors = program.clients.map((plan) => new Actor(plan, program.isRough, (words) => this.log(words)))
+    const travelled = () => this.broker?.log.length ?? 0
+    this.actors = program.clients.map((plan) => new Actor(plan, program.isRough, travelled, (words) => this.log(words)))
   }
 
   log(words: string): void {

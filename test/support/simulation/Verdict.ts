@@ -1,6 +1,7 @@
 /**
  * What must hold when a simulated program is over and all is quiet: nothing lost, nothing twice, everything in order.
  */
+import { idOf } from "./Actor.ts"
 import type { Actor, Call } from "./Actor.ts"
 import type { Program } from "./Program.ts"
 import { deniedTopic, keepsSessions } from "./Program.ts"
@@ -165,6 +166,29 @@ const judgeConsumer = (
   }
 }
 
+/** What the standing subscription was given is acknowledged when its consumer is done with it, and not before (law 4). */
+const judgeAcknowledgements = (
+  { packets }: Observed,
+  actor: Actor,
+  report: (kind: Failure["kind"], problem: string) => void
+): void => {
+  const { name } = actor.plan
+  const doneAt = new Map<string, number>()
+  for (const taken of actor.taken) doneAt.set(taken.id, Math.min(taken.doneAt, doneAt.get(taken.id) ?? Infinity))
+  const sent = new Map<number, string>()
+  for (const [index, { clientId, from, packet }] of packets.entries()) {
+    if (clientId !== name) continue
+    if (from === "broker" && packet._tag === "Publish" && packet.qos > 0) {
+      sent.set(packet.packetId, idOf(packet.payload))
+    }
+    if (from === "broker" || (packet._tag !== "Puback" && packet._tag !== "Pubrec")) continue
+    const id = sent.get(packet.packetId)
+    if (id !== undefined && (doneAt.get(id) ?? 0) > index) {
+      report("broken", `${name} acknowledges ${id} before its consumer is done with it`)
+    }
+  }
+}
+
 /** What may follow a status. */
 const successors: Readonly<Record<string, ReadonlyArray<string>>> = {
   Connecting: ["Connected", "Reconnecting", "Connecting", "Paused", "Halted", "Closed"],
@@ -217,6 +241,7 @@ export const judge = (observed: Observed): ReadonlyArray<Failure> => {
     const { name } = actor.plan
     judgeCalls(observed, actor, observed.accepted.filter(({ client }) => client === name), report)
     judgeConsumer(observed, actor, report)
+    judgeAcknowledgements(observed, actor, report)
     judgeStatus(actor, report)
     for (const problem of actor.problems) report("broken", `${name}: ${problem}`)
   }
