@@ -7,31 +7,20 @@
  * @since 0.1.0
  */
 import type * as Clock from "effect/Clock"
-import type { Packet } from "../protocol/index.ts"
-import { PacketCodec, ProtocolFault, ReasonCode, Session } from "../protocol/index.ts"
-import { toMessage } from "../services/MessageCodec.ts"
-import {
-  InvalidMessage,
-  NotSupportedByServer,
-  PacketTooLarge,
-  PublishAbandoned,
-  PublishRefused,
-  SessionLost
-} from "../services/MqttError.ts"
-import type { ClientClosed, ClientHalted, PublishReason } from "../services/MqttError.ts"
+import type { Packet, PacketCodec } from "../protocol/index.ts"
+import { ProtocolFault, Session } from "../protocol/index.ts"
+import { PacketTooLarge, PublishAbandoned } from "../services/MqttError.ts"
+import type { ClientClosed, ClientHalted } from "../services/MqttError.ts"
 import type { ResolvedOptions } from "../services/ResolvedOptions.ts"
 import type { DropReason, Negotiated, Stats } from "../services/Status.ts"
 import { Events } from "./Events.ts"
+import { Inbound } from "./Inbound.ts"
 import { Inbox } from "./Inbox.ts"
-import type { Receipt } from "./Inbox.ts"
+import { cannotAcknowledge, Outbound } from "./Outbound.ts"
 import { Outbox } from "./Outbox.ts"
 import type { Entry, Outcome } from "./Outbox.ts"
-import * as MessageExpiry from "./MessageExpiry.ts"
 import type { Hooks, Subscriber } from "./Subscriber.ts"
 import { Subscriptions } from "./Subscriptions.ts"
-
-/** The largest packet that MQTT can express: five bytes of header and 268,435,455 bytes. */
-export const protocolMaximum = 268_435_460
 
 /** Waits for what was taken to be gone. */
 interface Waiter {
@@ -46,6 +35,8 @@ export class ClientCore {
   readonly events: Events = new Events()
   readonly outbox: Outbox
   readonly inbox: Inbox
+  readonly outbound: Outbound = new Outbound(this)
+  readonly inbound: Inbound = new Inbound(this)
   readonly #clock: Clock.Clock
   #options: ResolvedOptions
   #negotiated: Negotiated | undefined
@@ -75,7 +66,7 @@ export class ClientCore {
       this.inbox.settle(receipt)
       this.wakeWriter()
     },
-    giveBack: (receipt) => this.#giveBack(receipt),
+    giveBack: (receipt) => this.inbound.giveBack(receipt),
     onDrop: (message) => this.drop(message.topic, message.qos, "buffer"),
     onReady: (subscriber) => {
       this.#ready.add(subscriber)
@@ -146,7 +137,7 @@ export class ClientCore {
     this.endBatch()
     this.subscriptions.declare(options.subscriptions)
     // Which of them have a taker to wait for may have changed.
-    for (const receipt of this.inbox.claim(() => true)) this.#dispatch(receipt)
+    for (const receipt of this.inbox.claim(() => true)) this.inbound.dispatch(receipt)
   }
 
   /**
@@ -156,11 +147,11 @@ export class ClientCore {
   open(negotiated: Negotiated, resumes: boolean, wakeWriter: () => void, isInDoubt = false): void {
     this.#negotiated = negotiated
     this.#wakeWriter = wakeWriter
-    this.#pubrels = []
+    this.outbound.clearPubrels()
     const counts = negotiated.protocolVersion === 5 && this.#options.onReceiveMaximumExceeded === "disconnect"
     this.inbox.begin(resumes, counts ? this.#options.receiveMaximum : Infinity)
     if (resumes) this.session.resume(negotiated.sendWindow)
-    else this.#onSessionLost(this.session.discard(negotiated.sendWindow))
+    else this.outbound.onSessionLost(this.session.discard(negotiated.sendWindow))
     this.isSessionInDoubt = false
     const filters = this.subscriptions.begin(negotiated, resumes, isInDoubt)
     if (filters.length > 0) this.events.emit({ _tag: "Resubscribed", filters })
@@ -210,20 +201,6 @@ export class ClientCore {
 
   reopen(): void {
     this.#gate = undefined
-  }
-
-  #onSessionLost(exchanges: ReadonlyArray<Session.Exchange<Entry>>): void {
-    const entries = exchanges.map((exchange) => exchange.token).sort((a, b) => a.sequence - b.sequence)
-    const again: Array<Entry> = []
-    for (const entry of entries) {
-      if (this.#options.onSessionLost[entry.qos === 1 ? "qos1" : "qos2"] === "republish") {
-        again.push(entry)
-        continue
-      }
-      this.outbox.release(entry)
-      this.finish(entry, { _tag: "Failed", reason: new SessionLost({ phase: entry.phase }) })
-    }
-    this.outbox.putBack(again)
   }
 
   // ---------------------------------------------------------------------------
@@ -285,47 +262,14 @@ export class ClientCore {
   }
 
   // ---------------------------------------------------------------------------
-  // outbound
+  // packets
   // ---------------------------------------------------------------------------
-
-  /** Why the message cannot go to the server that we are connected to, if that is known now. */
-  unsendable(message: Pick<Entry, "qos" | "retain">): PublishReason | undefined {
-    const negotiated = this.#negotiated
-    if (negotiated === undefined) return undefined
-    if (message.qos > negotiated.maximumQoS) {
-      return new NotSupportedByServer({ feature: "qos", detail: `its Maximum QoS is ${negotiated.maximumQoS}` })
-    }
-    if (message.retain && !negotiated.retainAvailable) {
-      return new NotSupportedByServer({ feature: "retain", detail: "it does not retain messages" })
-    }
-    return undefined
-  }
-
-  /** Gives a publish to the outbox. Callers that this ends run when it has its place, so what they publish comes later. */
-  offer(entry: Entry): void {
-    this.startBatch()
-    this.outbox.offer(entry)
-    this.endBatch()
-    this.wakeWriter()
-  }
-
-  /** The entry was interrupted by its caller (law 5). */
-  abandon(entry: Entry): void {
-    entry.resume = undefined
-    this.startBatch()
-    const removed = this.outbox.remove(entry)
-    this.endBatch()
-    // It may have held up what needs no place in the window, or kept out what was suspended.
-    if (removed) this.wakeWriter()
-  }
 
   /** Whether there is something for the writer. */
   get hasOutput(): boolean {
-    return this.subscriptions.isDirty || this.inbox.hasAcks || this.#pubrels.length > 0 || this.session.redelivering ||
+    return this.subscriptions.isDirty || this.inbox.hasAcks || this.outbound.hasPubrels || this.session.redelivering ||
       this.outbox.queued > 0
   }
-
-  #pubrels: Array<Packet.Pubrel> = []
 
   /**
    * Encodes what is to be sent next, in order, until about `limit` bytes: subscriptions, acknowledgements, PUBRELs, what is
@@ -334,9 +278,9 @@ export class ClientCore {
   collect(encoder: PacketCodec.Encoder, limit: number): ProtocolFault.ProtocolFault | undefined {
     this.#encodeSubscriptions(encoder, limit)
     if (!this.collectAcks(encoder)) return cannotAcknowledge
-    const fault = this.#encodeRedelivery(encoder, limit)
+    const fault = this.outbound.encodeRedelivery(encoder, limit)
     if (fault !== undefined) return fault
-    if (!this.session.redelivering) this.#encodeNew(encoder, limit)
+    if (!this.session.redelivering) this.outbound.encodeNew(encoder, limit)
     return undefined
   }
 
@@ -348,10 +292,7 @@ export class ClientCore {
     for (const ack of this.inbox.takeAcks()) {
       if (encoder.encode(ack) !== undefined) return false
     }
-    const pubrels = this.#pubrels
-    if (pubrels.length === 0) return true
-    this.#pubrels = []
-    return pubrels.every((pubrel) => encoder.encode(pubrel) === undefined)
+    return this.outbound.encodePubrels(encoder)
   }
 
   #encodeSubscriptions(encoder: PacketCodec.Encoder, limit: number): void {
@@ -367,101 +308,23 @@ export class ClientCore {
     }
   }
 
-  #encodeRedelivery(encoder: PacketCodec.Encoder, limit: number): ProtocolFault.ProtocolFault | undefined {
-    while (encoder.size < limit) {
-      const packet = this.session.nextRedelivery((exchange) => this.#refuseRedelivery(exchange, encoder))
-      if (packet === undefined) return undefined
-      if (encoder.encode(packet) !== undefined) return cannotAcknowledge
-    }
-    return undefined
-  }
-
-  /** Whether the limits of this connection forbid a message that an earlier one allowed; it fails typed then (D21). */
-  #refuseRedelivery(exchange: Session.Exchange<Entry>, encoder: PacketCodec.Encoder): boolean {
-    const entry = exchange.token
-    const reason = this.unsendable(entry) ?? this.#tooLarge(exchange.publish, encoder)
-    if (reason === undefined) return false
-    this.outbox.release(entry)
-    this.#fail(entry, reason)
-    return true
-  }
-
-  #tooLarge(packet: Packet.Publish, encoder: PacketCodec.Encoder): PacketTooLarge | undefined {
-    const limit = encoder.maximumPacketSize
-    if (limit >= protocolMaximum) return undefined
-    const size = PacketCodec.encodedSize(packet, this.#negotiated?.protocolVersion ?? 5)
-    return size > limit ? new PacketTooLarge({ size, limit, of: "server" }) : undefined
-  }
-
-  #encodeNew(encoder: PacketCodec.Encoder, limit: number): void {
-    const now = this.now()
-    while (encoder.size < limit) {
-      const entry = this.outbox.peek()
-      if (entry === undefined) return
-      const reason = this.unsendable(entry) ?? MessageExpiry.check(entry, now)
-      if (reason !== undefined) {
-        this.#refuse(entry, reason)
-        continue
-      }
-      const properties = MessageExpiry.remaining(entry, now)
-      if (entry.qos === 0) {
-        const { payload, retain, topic } = entry
-        const fault = encoder.encode({
-          _tag: "Publish",
-          dup: false,
-          qos: 0,
-          retain,
-          topic,
-          packetId: 0,
-          payload,
-          properties
-        })
-        if (fault === undefined) this.outbox.take(entry)
-        else this.#refuse(entry, toReason(fault, encoder))
-        continue
-      }
-      const { payload, qos, retain, topic } = entry
-      const packet = this.session.publish({ topic, payload, qos, retain, properties }, entry)
-      if (packet === undefined) return
-      const fault = encoder.encode(packet)
-      if (fault === undefined) {
-        this.outbox.take(entry)
-      } else {
-        this.session.retract(packet.packetId)
-        this.#refuse(entry, toReason(fault, encoder))
-      }
-    }
-  }
-
-  #refuse(entry: Entry, reason: PublishReason): void {
-    this.outbox.remove(entry)
-    this.#fail(entry, reason)
-  }
-
-  /** A message that cannot be sent. Where nobody waits for its outcome, as at QoS 0, the counter is what tells of it. */
-  #fail(entry: Entry, reason: PublishReason): void {
-    if (reason._tag === "MessageExpired") this.drop(entry.topic, entry.qos, "expired")
-    else if (entry.resume === undefined) this.drop(entry.topic, entry.qos, "refused")
-    this.finish(entry, { _tag: "Failed", reason })
-  }
-
-  // ---------------------------------------------------------------------------
-  // inbound
-  // ---------------------------------------------------------------------------
-
   /** What the server sent, but for what only the connection itself is about. */
   onPacket(
     packet: Exclude<Packet.ServerPacket, Packet.Connack | Packet.Disconnect | Packet.Pingresp>
   ): ProtocolFault.ProtocolFault | undefined {
     switch (packet._tag) {
       case "Publish":
-        return this.#onPublish(packet)
+        return this.inbound.onPublish(packet)
       case "Puback":
-        return this.#onAck(this.session.onPuback(packet.packetId, packet.reasonCode, packet.properties?.reasonString))
+        return this.outbound.onAck(
+          this.session.onPuback(packet.packetId, packet.reasonCode, packet.properties?.reasonString)
+        )
       case "Pubrec":
-        return this.#onPubrec(packet)
+        return this.outbound.onPubrec(packet)
       case "Pubcomp":
-        return this.#onAck(this.session.onPubcomp(packet.packetId, packet.reasonCode, packet.properties?.reasonString))
+        return this.outbound.onAck(
+          this.session.onPubcomp(packet.packetId, packet.reasonCode, packet.properties?.reasonString)
+        )
       case "Pubrel":
         this.inbox.onPubrel(packet.packetId)
         return undefined
@@ -473,122 +336,4 @@ export class ClientCore {
         return ProtocolFault.make("AUTH", "packet type", "CONNECT had no authentication method", 0x82)
     }
   }
-
-  #onPubrec(packet: Packet.Pubrec): ProtocolFault.ProtocolFault | undefined {
-    const outcome = this.session.onPubrec(packet.packetId, packet.reasonCode, packet.properties?.reasonString)
-    if (outcome._tag === "Release" && outcome.packet.reasonCode === 0) {
-      const entry = this.session.released(packet.packetId)?.token
-      if (entry !== undefined) entry.phase = "received"
-    }
-    return this.#onAck(outcome)
-  }
-
-  #onAck(outcome: Session.AckOutcome<Entry>): ProtocolFault.ProtocolFault | undefined {
-    switch (outcome._tag) {
-      case "Settled":
-        this.#onSettled(outcome.settled)
-        return undefined
-      case "Release":
-        this.#pubrels.push(outcome.packet)
-        return undefined
-      case "Fault":
-        return outcome.fault
-      case "Ignored":
-        return undefined
-    }
-  }
-
-  #onSettled({ exchange, reasonCode, reasonString }: Session.Settled<Entry>): void {
-    const entry = exchange.token
-    this.outbox.release(entry)
-    if (this.events.isWatched) {
-      const qos = exchange.publish.qos as 1 | 2
-      this.events.emit({ _tag: "PublishAcknowledged", topic: entry.topic, qos, reasonCode })
-    }
-    if (reasonCode < 0x80) return this.finish(entry, { _tag: "Done", reasonCode, reasonString })
-    const reason = new PublishRefused({
-      reasonCode,
-      name: ReasonCode.nameOf(reasonCode),
-      ...(reasonString === undefined ? {} : { reasonString })
-    })
-    this.finish(entry, { _tag: "Failed", reason })
-  }
-
-  #onPublish(packet: Packet.Publish): ProtocolFault.ProtocolFault | undefined {
-    if (this.events.isWatched) this.events.emit({ _tag: "MessageReceived", topic: packet.topic, qos: packet.qos })
-    if (packet.qos === 0) {
-      let message: ReturnType<typeof toMessage> | undefined
-      this.subscriptions.forEachSubscriber(packet.topic, (subscriber) => {
-        message ??= toMessage(packet)
-        subscriber.deliver(message, undefined)
-      })
-      if (message === undefined && !this.subscriptions.isWithdrawn(packet.topic)) {
-        this.drop(packet.topic, 0, "unclaimed")
-      }
-      return undefined
-    }
-    const receipt = this.inbox.receive(packet, toMessage)
-    if (receipt === undefined) return undefined
-    if ("_tag" in receipt) return receipt
-    this.#dispatch(receipt)
-    return undefined
-  }
-
-  #dispatch(receipt: Receipt): void {
-    const subscribers: Array<Subscriber> = []
-    const { topic } = receipt.message
-    this.subscriptions.forEachSubscriber(topic, (subscriber) => {
-      if (!subscriber.isOver) subscribers.push(subscriber)
-    })
-    receipt.pending = subscribers.length
-    if (subscribers.length > 0) {
-      for (const subscriber of subscribers) subscriber.deliver(receipt.message, receipt)
-    } else if (this.subscriptions.isDurable(topic)) {
-      this.inbox.park(receipt, this.now(), true)
-    } else if (this.subscriptions.isWithdrawn(topic)) {
-      this.inbox.dismiss(receipt)
-    } else {
-      this.inbox.park(receipt, this.now(), false)
-      this.onParked()
-    }
-  }
-
-  /** A subscriber that is gone had not taken the message. */
-  #giveBack(receipt: Receipt): void {
-    if (receipt.settled) return
-    receipt.pending--
-    if (receipt.pending > 0) return
-    if (receipt.taken) this.inbox.dismiss(receipt)
-    else {
-      receipt.handed = false
-      this.#dispatch(receipt)
-    }
-    this.wakeWriter()
-  }
-
-  /** Gives a new subscriber what was parked for want of one. */
-  offerParked(subscriber: Subscriber, wants: (topic: string) => boolean): void {
-    this.startBatch()
-    for (const receipt of this.inbox.claim(wants)) {
-      receipt.pending = 1
-      subscriber.deliver(receipt.message, receipt)
-    }
-    this.endBatch()
-  }
 }
-
-const cannotAcknowledge = ProtocolFault.make(
-  "CONNACK",
-  "maximum packet size",
-  "it is too small for an acknowledgement that the protocol demands",
-  0x83
-)
-
-const toReason = (fault: PacketCodec.EncodeFault, encoder: PacketCodec.Encoder): PublishReason =>
-  fault._tag === "TooLarge"
-    ? new PacketTooLarge({
-      size: fault.size,
-      limit: fault.limit,
-      of: encoder.maximumPacketSize < protocolMaximum ? "server" : "protocol"
-    })
-    : new InvalidMessage({ field: fault.field, problem: fault.problem })

@@ -19,7 +19,7 @@ import {
   PublishError
 } from "../services/MqttError.ts"
 import type { PublishPhase, PublishReason } from "../services/MqttError.ts"
-import { protocolMaximum } from "./ClientCore.ts"
+import { protocolMaximum } from "./Outbound.ts"
 import type { ClientCore } from "./ClientCore.ts"
 import type { Entry, Outcome } from "./Outbox.ts"
 
@@ -84,7 +84,7 @@ const toEntry = (core: ClientCore, message: OutgoingMessage): Entry | PublishRea
     resume: undefined
   }
   // The limits of the connection that it is sent on count, which may be another: they are looked at again then.
-  return core.unsendable(entry) ?? checkSize(core, entry) ?? entry
+  return core.outbound.unsendable(entry) ?? checkSize(core, entry) ?? entry
 }
 
 const toEffect = (entry: Entry, outcome: Outcome): Effect.Effect<PublishResult, PublishError> =>
@@ -96,8 +96,8 @@ const toEffect = (entry: Entry, outcome: Outcome): Effect.Effect<PublishResult, 
 const send = (core: ClientCore, entry: Entry): Effect.Effect<PublishResult, PublishError> =>
   Effect.callback((resume) => {
     entry.resume = (outcome) => resume(toEffect(entry, outcome))
-    core.offer(entry)
-    return Effect.sync(() => core.abandon(entry))
+    core.outbound.offer(entry)
+    return Effect.sync(() => core.outbound.abandon(entry))
   })
 
 const withDeadline = (

@@ -96,7 +96,7 @@ const join = (
     return Effect.acquireRelease(
       Effect.sync(() => {
         core.subscriptions.join(member, options.userProperties)
-        core.offerParked(
+        core.inbound.offerParked(
           subscriber,
           (topic) => requests.some((request) => TopicFilter.matches(request.filter, topic, 4))
         )
@@ -142,7 +142,7 @@ const listen = (core: ClientCore, filter: string, options: SubscribeOptions): St
       Effect.sync(() => {
         const refused = core.subscriptions.listen(member)
         if (refused !== undefined) return subscriber.fail(new SubscribeError({ reason: refused }))
-        core.offerParked(subscriber, (topic) => TopicFilter.matches(filter, topic, 4))
+        core.inbound.offerParked(subscriber, (topic) => TopicFilter.matches(filter, topic, 4))
       }),
       () => Effect.sync(() => leave(core, member))
     ).pipe(Effect.as(toStream(subscriber)))
