@@ -101,7 +101,9 @@ const sizing = new PacketWriter()
 /** One fixed header with four bytes of length, and what these can count. */
 const protocolMaximum = 5 + maximumVarint
 
-const smallestSlab = 65_536
+/** The first slab of a connection, which may stay idle; each one after it is four times as large, up to the usual size. */
+const firstSlab = 1024
+const usualSlab = 65_536
 const largestSlab = 1_048_576
 
 const noBytes = new Uint8Array(0)
@@ -137,6 +139,7 @@ class PacketEncoder implements Encoder {
   private readonly version: ProtocolVersion
   private readonly writer = new PacketWriter()
   private slab: Uint8Array = noBytes
+  private nextSlab = firstSlab
   private start = 0
   private position = 0
   /** What was taken last, which is the best guess at what will be taken next. */
@@ -267,7 +270,8 @@ class PacketEncoder implements Encoder {
       const pending = this.position - this.start
       const room = pending === 0 ? Math.min(largestSlab, 2 * this.batch) : 2 * pending + size
       // Bytes that were not written are never handed out, so they need not be cleared.
-      const slab = Buffer.allocUnsafeSlow(Math.max(smallestSlab, room, size))
+      const slab = Buffer.allocUnsafeSlow(Math.max(this.nextSlab, room, size))
+      this.nextSlab = Math.min(usualSlab, 4 * this.nextSlab)
       slab.set(this.slab.subarray(this.start, this.position))
       this.slab = slab
       this.start = 0

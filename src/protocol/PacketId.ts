@@ -30,6 +30,8 @@ export interface PacketIds {
   readonly next: () => number | undefined
   /** Reserves this very identifier, for an exchange of a restored session; `false` when it is in use or out of range. */
   readonly take: (id: number) => boolean
+  /** Has `next` go on behind this identifier, as if it had been handed out last; one out of range changes nothing. */
+  readonly continueAfter: (id: number) => void
   /** Gives it back; `false` when it was not in use. */
   readonly release: (id: number) => boolean
   readonly inUse: (id: number) => boolean
@@ -45,10 +47,11 @@ export const make = (): PacketIds => new PacketIdsImpl()
 
 const words = 2048
 
-/** One bit per identifier: 8 KiB, and 32 of them are looked at in one step. */
+/** One bit per identifier, of which 32 are looked at in one step: 8 KiB once all identifiers had their turn. */
 class PacketIdsImpl implements PacketIds {
   size = 0
-  private readonly used = new Uint32Array(words)
+  /** What lies beyond its end is free. */
+  private used = new Uint32Array(8)
   private last = 0
 
   constructor() {
@@ -60,10 +63,10 @@ class PacketIdsImpl implements PacketIds {
     if (this.size === maximum) return undefined
     const from = (this.last + 1) & maximum
     let word = from >>> 5
-    let free = ~this.used[word] & (-1 << (from & 31))
+    let free = ~this.word(word) & (-1 << (from & 31))
     while (free === 0) {
       word = (word + 1) % words
-      free = ~this.used[word]
+      free = ~this.word(word)
     }
     const id = (word << 5) | (31 - Math.clz32(free & -free))
     this.set(id)
@@ -77,6 +80,10 @@ class PacketIdsImpl implements PacketIds {
     return true
   }
 
+  continueAfter(id: number): void {
+    if (isValid(id)) this.last = id
+  }
+
   release(id: number): boolean {
     if (!this.inUse(id)) return false
     this.used[id >>> 5] = this.used[id >>> 5] & ~(1 << (id & 31))
@@ -85,12 +92,22 @@ class PacketIdsImpl implements PacketIds {
   }
 
   inUse(id: number): boolean {
-    return isValid(id) && (this.used[id >>> 5] & (1 << (id & 31))) !== 0
+    return isValid(id) && (this.word(id >>> 5) & (1 << (id & 31))) !== 0
   }
 
   private set(id: number): void {
-    this.used[id >>> 5] = this.used[id >>> 5] | (1 << (id & 31))
+    const word = id >>> 5
+    if (word >= this.used.length) {
+      const larger = new Uint32Array(Math.min(words, Math.max(word + 1, 2 * this.used.length)))
+      larger.set(this.used)
+      this.used = larger
+    }
+    this.used[word] = this.used[word] | (1 << (id & 31))
     this.size++
+  }
+
+  private word(index: number): number {
+    return index < this.used.length ? this.used[index] : 0
   }
 }
 

@@ -7,6 +7,7 @@
  */
 import type { ProtocolVersion, Publish, PublishProperties, UserProperties } from "./Packet.ts"
 import { varintSize, writeVarint } from "./PacketWriter.ts"
+import * as TopicMemory from "./TopicMemory.ts"
 import * as Utf8 from "./Utf8.ts"
 
 /** Beyond this a call into the platform is faster than a loop. */
@@ -49,9 +50,16 @@ export const asciiSize = (packet: Publish, version: ProtocolVersion): number => 
  * @since 0.1.0
  */
 export const writeAscii = (packet: Publish, version: ProtocolVersion, bytes: Uint8Array, start: number): number => {
-  const { packetId, properties } = packet
-  let position = writeTopicName(packet.topic, bytes, start)
-  if (position === GaveUp) return GaveUp
+  const { packetId, properties, topic } = packet
+  const remembered = TopicMemory.get(topic)
+  let position: number
+  if (remembered === undefined) {
+    position = writeTopicName(topic, bytes, start)
+    if (position === GaveUp) return GaveUp
+  } else {
+    bytes.set(remembered, start)
+    position = start + remembered.length
+  }
   if (packetId !== 0) {
     bytes[position++] = packetId >>> 8
     bytes[position++] = packetId

@@ -96,8 +96,8 @@ const retryableConnack: ReadonlySet<number> = new Set([0x80, 0x83, 0x88, 0x89, 0
 export const isRetryableConnack = (version: ProtocolVersion, code: number): boolean =>
   version === 5 ? retryableConnack.has(code) : code === 3
 
-/** Banned, taken over by another holder of the client id, moved for good: trying again is a fight or a waste. */
-const permanentDisconnect: ReadonlySet<number> = new Set([0x8a, 0x8e, 0x9d])
+/** Banned, moved for good: trying again is a waste. */
+const permanentDisconnect: ReadonlySet<number> = new Set([0x8a, 0x9d])
 
 /**
  * Whether connecting again after this DISCONNECT of the server is likely to last.

@@ -94,6 +94,14 @@ export interface Outgoing {
 }
 
 /**
+ * An exchange as an earlier process left it.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Restored<T> = Pick<Exchange<T>, "publish" | "stage" | "answer" | "token">
+
+/**
  * @category models
  * @since 0.1.0
  */
@@ -137,10 +145,35 @@ export class Session<T> {
     return this.#released.get(packetId)
   }
 
+  /** The exchange that has this identifier. */
+  exchange(packetId: number): Exchange<T> | undefined {
+    return this.#published.get(packetId) ?? this.#released.get(packetId)
+  }
+
   /** The exchanges that are not over, in no particular order. */
   *exchanges(): IterableIterator<Exchange<T>> {
     yield* this.#released.values()
     yield* this.#published.values()
+  }
+
+  /**
+   * Takes over what an earlier process knew of the session, before the first connection: exchanges, the published ones in the
+   * order of their first sending and the released ones in that of their PUBRECs, and the inbound identifiers whose PUBREC
+   * was due. Gives the exchanges whose identifiers cannot be used, which are not taken over.
+   */
+  restore(exchanges: ReadonlyArray<Restored<T>>, inbound: Iterable<number>): Array<Restored<T>> {
+    const rest: Array<Restored<T>> = []
+    for (const restored of exchanges) {
+      const { answer, publish, stage, token } = restored
+      if (!this.ids.take(publish.packetId)) {
+        rest.push(restored)
+        continue
+      }
+      const table = stage === "published" ? this.#published : this.#released
+      table.set(publish.packetId, { publish, stage, counted: false, answer, token })
+    }
+    for (const packetId of inbound) this.#inbound.set(packetId, true)
+    return rest
   }
 
   // ---------------------------------------------------------------------------

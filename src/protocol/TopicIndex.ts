@@ -2,8 +2,7 @@
  * Finds the values whose topic filters match a topic. The cost of a look-up grows with the levels of the topic, not with
  * the number of filters.
  *
- * Filters without wildcards lie in one table under their whole text; the others in a tree with one node per level. Nodes
- * are given back when the last filter below them goes.
+ * Filters lie in a tree with one node per level. Nodes are given back when the last filter below them goes.
  *
  * @since 0.1.0
  */
@@ -30,6 +29,15 @@ export interface TopicIndex<A> {
    * The order is not specified. `f` may change the index; whether this visit sees the changes is not specified.
    */
   readonly forEachMatch: (topic: string, f: (value: A, filter: string) => void) => void
+  /**
+   * The values of all pairs whose filters match, as `forEachMatch` would visit them.
+   */
+  readonly matching: (topic: string) => ReadonlyArray<A>
+  /**
+   * Whether a pair is there whose filter has a topic in common with this one. It looks at `effort` nodes at most, 1,000 by
+   * default; past that the answer is `true`.
+   */
+  readonly overlaps: (filter: string, effort?: number | undefined) => boolean
 }
 
 /**
@@ -40,20 +48,24 @@ export interface TopicIndex<A> {
  */
 export const make = <A>(version: ProtocolVersion = 5): TopicIndex<A> => new TopicIndexImpl(version)
 
-/** The pairs of one route. Shared and plain filters may meet in it, so each value keeps its own filter. */
-interface Bucket<A> {
-  readonly pairs: Map<string, Set<A>>
-  /** The pairs in a row, which is several times faster to visit: made when it is needed, dropped with every change. */
-  row: ReadonlyArray<Pair<A>> | undefined
-}
-
 interface Pair<A> {
   readonly filter: string
   readonly value: A
 }
 
+/** The pairs of one route. Shared and plain filters may meet in it, so each value keeps its own filter. */
+interface Bucket<A> {
+  /** The pairs in a row, which is several times faster to visit; a visitor may see the row before a change. */
+  row: ReadonlyArray<Pair<A>> | undefined
+  /** Where there are many, the pairs in a table; then the row is made when it is needed, and dropped with every change. */
+  table: Map<string, Set<A>> | undefined
+}
+
+/** Pairs in a bucket that are looked through, before there is a table. */
+const rowMaximum = 8
+
 interface Node<A> {
-  readonly literals: Map<string, Node<A>>
+  literals: Map<string, Node<A>> | undefined
   plus: Node<A> | undefined
   /** Of filters that end here. */
   exact: Bucket<A> | undefined
@@ -62,20 +74,19 @@ interface Node<A> {
 }
 
 const makeNode = <A>(): Node<A> => ({
-  literals: new Map(),
+  literals: undefined,
   plus: undefined,
   exact: undefined,
   subtree: undefined
 })
 
 const isEmpty = <A>(node: Node<A>): boolean =>
-  node.exact === undefined && node.subtree === undefined && node.plus === undefined && node.literals.size === 0
+  node.exact === undefined && node.subtree === undefined && node.plus === undefined && node.literals === undefined
 
 class TopicIndexImpl<A> implements TopicIndex<A> {
   size = 0
   /** Nodes of the tree below its root. */
   private treeNodes = 0
-  private readonly literal = new Map<string, Bucket<A>>()
   private readonly root: Node<A> = makeNode()
   private readonly version: ProtocolVersion
 
@@ -84,7 +95,7 @@ class TopicIndexImpl<A> implements TopicIndex<A> {
   }
 
   get nodes(): number {
-    return this.literal.size + this.treeNodes + (isEmpty(this.root) ? 0 : 1)
+    return this.treeNodes + (isEmpty(this.root) ? 0 : 1)
   }
 
   add(filter: string, value: A): boolean {
@@ -106,9 +117,49 @@ class TopicIndexImpl<A> implements TopicIndex<A> {
   }
 
   forEachMatch(topic: string, f: (value: A, filter: string) => void): void {
-    const bucket = this.literal.get(topic)
-    if (bucket !== undefined) visit(bucket, f)
-    if (!isEmpty(this.root)) this.walk(topic, f)
+    if (this.size > 0) this.walk(topic, f)
+  }
+
+  matching(topic: string): ReadonlyArray<A> {
+    const found: Array<A> = []
+    if (this.size > 0) this.walk(topic, (value) => found.push(value))
+    return found
+  }
+
+  overlaps(filter: string, effort = 1_000): boolean {
+    return TopicFilter.routes(filter, this.version).some((route) => this.overlapsRoute(route.split("/"), effort))
+  }
+
+  private overlapsRoute(levels: ReadonlyArray<string>, effort: number): boolean {
+    if (this.size === 0) return false
+    const waiting: Array<{ readonly node: Node<A>; readonly at: number }> = [{ node: this.root, at: 0 }]
+    for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
+      if (effort-- <= 0) return true
+      const { at, node } = next
+      const level = levels[at]
+      // Behind a wildcard of the first level there is no topic that begins with `$`.
+      const isSystem = (name: string) => at === 0 && name.startsWith("$")
+      if (node.subtree !== undefined && (level === undefined || !isSystem(level))) return true
+      if (node.exact !== undefined && (level === undefined || level === "#")) return true
+      if (level === undefined) continue
+      // Below `#` all that there is overlaps, and every node has something below it.
+      const behind = level === "#" ? at : at + 1
+      if (level === "#" || level === "+") {
+        for (const [name, child] of node.literals ?? []) {
+          if (isSystem(name)) continue
+          if (level === "#") return true
+          waiting.push({ node: child, at: behind })
+        }
+      } else {
+        const child = node.literals?.get(level)
+        if (child !== undefined) waiting.push({ node: child, at: behind })
+      }
+      if (node.plus !== undefined && !isSystem(level)) {
+        if (level === "#") return true
+        waiting.push({ node: node.plus, at: behind })
+      }
+    }
+    return false
   }
 
   /** Visits all nodes that the topic reaches. Iterative: where a level has two ways on, the second one waits. */
@@ -120,9 +171,7 @@ class TopicIndexImpl<A> implements TopicIndex<A> {
     let start = 0
     while (true) {
       const slash = topic.indexOf("/", start)
-      let next = node.literals.size === 0
-        ? undefined
-        : node.literals.get(topic.slice(start, slash === -1 ? topic.length : slash))
+      let next = node.literals?.get(topic.slice(start, slash === -1 ? topic.length : slash))
       if (node.plus !== undefined && (start > 0 || wildcardsApply)) {
         if (next === undefined) next = node.plus
         else waiting.push({ node: node.plus, slash })
@@ -147,20 +196,15 @@ class TopicIndexImpl<A> implements TopicIndex<A> {
   }
 
   private bucketOf(route: string): Bucket<A> {
-    if (!TopicFilter.hasWildcard(route)) {
-      let bucket = this.literal.get(route)
-      if (bucket === undefined) this.literal.set(route, bucket = makeBucket())
-      return bucket
-    }
     let node = this.root
     for (const level of route.split("/")) {
       if (level === "#") return node.subtree ??= makeBucket()
-      let child = level === "+" ? node.plus : node.literals.get(level)
+      let child = level === "+" ? node.plus : node.literals?.get(level)
       if (child === undefined) {
         child = makeNode<A>()
         this.treeNodes++
         if (level === "+") node.plus = child
-        else node.literals.set(level, child)
+        else (node.literals ??= new Map()).set(level, child)
       }
       node = child
     }
@@ -168,25 +212,19 @@ class TopicIndexImpl<A> implements TopicIndex<A> {
   }
 
   private removeRoute(route: string, filter: string, value: A): boolean {
-    if (!TopicFilter.hasWildcard(route)) {
-      const bucket = this.literal.get(route)
-      if (bucket === undefined || !removeFrom(bucket, filter, value)) return false
-      if (bucket.pairs.size === 0) this.literal.delete(route)
-      return true
-    }
     const levels = route.split("/")
     const isSubtree = levels.at(-1) === "#"
     if (isSubtree) levels.pop()
     const path = [this.root]
     for (const level of levels) {
-      const child = level === "+" ? path.at(-1)?.plus : path.at(-1)?.literals.get(level)
+      const child = level === "+" ? path.at(-1)?.plus : path.at(-1)?.literals?.get(level)
       if (child === undefined) return false
       path.push(child)
     }
     const end = path[path.length - 1]
     const bucket = isSubtree ? end.subtree : end.exact
     if (bucket === undefined || !removeFrom(bucket, filter, value)) return false
-    if (bucket.pairs.size === 0) {
+    if (bucket.table === undefined ? bucket.row?.length === 0 : bucket.table.size === 0) {
       if (isSubtree) end.subtree = undefined
       else end.exact = undefined
       this.prune(path, levels)
@@ -200,39 +238,62 @@ class TopicIndexImpl<A> implements TopicIndex<A> {
       const parent = path[i - 1]
       const level = levels[i - 1]
       if (level === "+") parent.plus = undefined
-      else parent.literals.delete(level)
+      else if (parent.literals?.delete(level) === true && parent.literals.size === 0) parent.literals = undefined
       this.treeNodes--
     }
   }
 }
 
-const makeBucket = <A>(): Bucket<A> => ({ pairs: new Map(), row: undefined })
+const makeBucket = <A>(): Bucket<A> => ({ row: [], table: undefined })
 
 const visit = <A>(bucket: Bucket<A>, f: (value: A, filter: string) => void): void => {
-  for (const { filter, value } of bucket.row ??= rowOf(bucket)) f(value, filter)
+  const row = bucket.row ??= rowOf(bucket)
+  for (let i = 0; i < row.length; i++) f(row[i].value, row[i].filter)
 }
 
-const rowOf = <A>({ pairs }: Bucket<A>): ReadonlyArray<Pair<A>> => {
+const rowOf = <A>({ table }: Bucket<A>): ReadonlyArray<Pair<A>> => {
   const row: Array<Pair<A>> = []
-  for (const [filter, values] of pairs) {
+  for (const [filter, values] of table ?? []) {
     for (const value of values) row.push({ filter, value })
   }
   return row
 }
 
 const addTo = <A>(bucket: Bucket<A>, filter: string, value: A): boolean => {
-  const values = bucket.pairs.get(filter)
-  if (values === undefined) bucket.pairs.set(filter, new Set([value]))
-  else if (values.has(value)) return false
-  else values.add(value)
+  if (bucket.table === undefined) {
+    const row = bucket.row ?? []
+    if (row.some((pair) => pair.value === value && pair.filter === filter)) return false
+    if (row.length < rowMaximum) {
+      bucket.row = [...row, { filter, value }]
+      return true
+    }
+    bucket.table = new Map()
+    for (const pair of row) addToTable(bucket.table, pair.filter, pair.value)
+  }
+  if (!addToTable(bucket.table, filter, value)) return false
   bucket.row = undefined
   return true
 }
 
+const addToTable = <A>(table: Map<string, Set<A>>, filter: string, value: A): boolean => {
+  const values = table.get(filter)
+  if (values === undefined) table.set(filter, new Set([value]))
+  else if (values.has(value)) return false
+  else values.add(value)
+  return true
+}
+
 const removeFrom = <A>(bucket: Bucket<A>, filter: string, value: A): boolean => {
-  const values = bucket.pairs.get(filter)
+  const { row, table } = bucket
+  if (table === undefined) {
+    const rest = (row ?? []).filter((pair) => pair.value !== value || pair.filter !== filter)
+    if (rest.length === row?.length) return false
+    bucket.row = rest
+    return true
+  }
+  const values = table.get(filter)
   if (values === undefined || !values.delete(value)) return false
-  if (values.size === 0) bucket.pairs.delete(filter)
+  if (values.size === 0) table.delete(filter)
   bucket.row = undefined
   return true
 }

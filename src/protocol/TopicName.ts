@@ -4,6 +4,7 @@
  * @since 0.1.0
  */
 import * as Schema from "effect/Schema"
+import * as TopicMemory from "./TopicMemory.ts"
 import * as Utf8 from "./Utf8.ts"
 
 /**
@@ -18,6 +19,13 @@ import * as Utf8 from "./Utf8.ts"
  * @since 0.1.0
  */
 export const validate = (text: string): string | undefined => {
+  if (TopicMemory.get(text) !== undefined) return undefined
+  const problem = problemOf(text)
+  if (problem === undefined) TopicMemory.put(text)
+  return problem
+}
+
+const problemOf = (text: string): string | undefined => {
   if (text.length === 0) return "must have at least one character"
   if (text.includes("+")) return "must not contain the wildcard \"+\""
   if (text.includes("#")) return "must not contain the wildcard \"#\""

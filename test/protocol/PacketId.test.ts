@@ -64,6 +64,17 @@ describe("PacketId", () => {
     assert.deepStrictEqual([ids.next(), ids.next()], [2, 4])
   })
 
+  it("goes on behind the id that an earlier process used last, past those in use (PI-02c)", () => {
+    const ids = PacketId.make()
+    ids.take(8)
+    ids.continueAfter(7)
+    for (const id of [0, -1, 65_536, 1.5, NaN]) ids.continueAfter(id)
+    assert.deepStrictEqual([ids.next(), ids.next()], [9, 10])
+    ids.continueAfter(65_535)
+    assert.strictEqual(ids.next(), 1)
+    assert.strictEqual(ids.size, 4)
+  })
+
   it("takes no id out of range", () => {
     const ids = PacketId.make()
     for (const id of [0, -1, 65_536, 1.5, NaN, Infinity]) {

@@ -118,6 +118,63 @@ describe("TopicIndex", () => {
     assert.deepStrictEqual([seen.length, seen[0]], [20_000, 777])
   })
 
+  it("finds the same with many values under one filter", () => {
+    const index = TopicIndex.make<number>()
+    for (let value = 0; value < 1_000; value++) assert.isTrue(index.add("a/+", value))
+    assert.isFalse(index.add("a/+", 7))
+    assert.strictEqual(index.matching("a/b").length, 1_000)
+    for (let value = 0; value < 1_000; value += 2) assert.isTrue(index.remove("a/+", value))
+    assert.isFalse(index.remove("a/+", 0))
+    assert.deepStrictEqual(index.matching("a/b"), Array.from({ length: 500 }, (_, half) => half * 2 + 1))
+    for (let value = 1; value < 1_000; value += 2) index.remove("a/+", value)
+    assert.deepStrictEqual([index.size, index.nodes], [0, 0])
+  })
+
+  it("tells whether filters have topics in common", () => {
+    const cases: ReadonlyArray<readonly [string, string, boolean]> = [
+      ["a", "a", true],
+      ["a", "b", false],
+      ["a/#", "a", true],
+      ["a/#", "b/#", false],
+      ["a/+", "a/b/c", false],
+      ["a/+", "+/b", true],
+      ["+/x", "a/+/c", false],
+      ["#", "+", true],
+      ["#", "$SYS/x", false],
+      ["+/x", "$SYS/+", false],
+      ["$SYS/#", "$SYS/+", true],
+      ["$share/g/a/+", "a/b", true],
+      ["$share/g/a", "$share/h/a", true],
+      ["a/b/#", "a/+/c/d", true],
+      ["a//b", "a/+/b", true]
+    ]
+    for (const [one, two, expected] of cases) {
+      for (const [filter, other] of [[one, two], [two, one]] as const) {
+        const index = TopicIndex.make<string>()
+        assert.isFalse(index.overlaps(other))
+        index.add(filter, "v")
+        assert.strictEqual(index.overlaps(other), expected, `${filter} ${other}`)
+      }
+    }
+    const large = TopicIndex.make<string>()
+    for (let n = 0; n < 2_000; n++) large.add(`x/${n}/a`, "v")
+    assert.isFalse(large.overlaps("x/+/b", 10_000))
+    // Past its effort it does not know, and says so.
+    assert.isTrue(large.overlaps("x/+/b", 1_000))
+  })
+
+  it.prop(
+    "filters that match one topic overlap",
+    [anyFilter, anyFilter, anyTopic],
+    ([one, two, topic]) => {
+      if (!TopicFilter.matches(one, topic) || !TopicFilter.matches(two, topic)) return
+      const index = TopicIndex.make<string>()
+      index.add(one, "v")
+      assert.isTrue(index.overlaps(two))
+    },
+    { arbitrary: { runs: 3_000 } }
+  )
+
   for (const version of [4, 5] satisfies Array<ProtocolVersion>) {
     it.prop(
       `agrees with TopicFilter.matches after any changes on version ${version}`,
@@ -138,6 +195,8 @@ describe("TopicIndex", () => {
         for (const topic of topics) {
           const expected = [...model].filter((pair) => TopicFilter.matches(pair.slice(0, -2), topic, version)).sort()
           assert.deepStrictEqual(found(index, topic), expected)
+          const values = expected.map((pair) => pair.slice(-1)).sort()
+          assert.deepStrictEqual([...index.matching(topic)].sort(), values)
         }
         for (const pair of model) index.remove(pair.slice(0, -2), pair.slice(-1))
         assert.deepStrictEqual([index.size, index.nodes], [0, 0])
