@@ -5,7 +5,8 @@
  */
 import * as Schema from "effect/Schema"
 import { ReasonCode } from "../protocol/index.ts"
-import { ConnectError, ProtocolError } from "./ConnectError.ts"
+import { AuthenticationFailed, ConnectError, ProtocolError } from "./ConnectError.ts"
+import { SessionStoreError } from "./SessionStore.ts"
 import { TransportError } from "./Transport.ts"
 
 /**
@@ -79,6 +80,25 @@ export class WriteBlocked extends Schema.TaggedError<WriteBlocked>()("WriteBlock
 }
 
 /**
+ * Received messages that are not acknowledged took more memory than `maximumUnacknowledgedBytes` allows. The connection was
+ * closed without acknowledging them; the next one is made once consumers have brought it down to less than half.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class UnacknowledgedOverflow extends Schema.TaggedError<UnacknowledgedOverflow>()("UnacknowledgedOverflow", {
+  bytes: Schema.Finite,
+  maximumBytes: Schema.Finite
+}) {
+  get retryable(): boolean {
+    return true
+  }
+  override get message(): string {
+    return `unacknowledged messages took ${this.bytes} bytes, and one more would have exceeded ${this.maximumBytes}`
+  }
+}
+
+/**
  * Why an established connection ended without our asking.
  *
  * @category errors
@@ -89,7 +109,10 @@ export const LinkLost = Schema.Union([
   TransportLost,
   KeepAliveTimeout,
   WriteBlocked,
-  ProtocolError
+  UnacknowledgedOverflow,
+  ProtocolError,
+  AuthenticationFailed,
+  SessionStoreError
 ])
 
 /**
@@ -111,12 +134,30 @@ export class DisconnectRequested extends Schema.TaggedError<DisconnectRequested>
 }
 
 /**
+ * Another client uses the same client id: it took the session over so often that going on would be a fight.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class ClientIdContested extends Schema.TaggedError<ClientIdContested>()("ClientIdContested", {
+  clientId: Schema.String,
+  /** Takeovers within `withinMillis`. */
+  takeovers: Schema.Int,
+  withinMillis: Schema.Finite
+}) {
+  override get message(): string {
+    return `another client uses the client id "${this.clientId}": it took the session over ${this.takeovers} ` +
+      `time${this.takeovers === 1 ? "" : "s"} within ${this.withinMillis} ms`
+  }
+}
+
+/**
  * Why a client is not connected and does not try.
  *
  * @category errors
  * @since 0.1.0
  */
-export const HaltReason = Schema.Union([DisconnectRequested, ConnectError, LinkLost])
+export const HaltReason = Schema.Union([DisconnectRequested, ClientIdContested, ConnectError, LinkLost])
 
 /**
  * @category errors

@@ -4,8 +4,7 @@
  * @since 0.1.0
  */
 import * as Schema from "effect/Schema"
-import { ProtocolError } from "./ConnectError.ts"
-import { ClientClosed, KeepAliveTimeout, ServerDisconnected, TransportLost, WriteBlocked } from "./LinkLost.ts"
+import { ClientClosed, LinkLost } from "./LinkLost.ts"
 import { Offline } from "./PublishError.ts"
 
 /**
@@ -15,15 +14,7 @@ import { Offline } from "./PublishError.ts"
  * @since 0.1.0
  */
 export class PingError extends Schema.TaggedError<PingError>()("PingError", {
-  reason: Schema.Union([
-    ServerDisconnected,
-    TransportLost,
-    KeepAliveTimeout,
-    WriteBlocked,
-    ProtocolError,
-    Offline,
-    ClientClosed
-  ])
+  reason: Schema.Union([LinkLost, Offline, ClientClosed])
 }) {
   override get message(): string {
     return `the ping got no answer: ${this.reason._tag === "Offline" ? "there is no connection" : this.reason.message}`

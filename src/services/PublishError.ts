@@ -7,6 +7,7 @@ import * as Schema from "effect/Schema"
 import { ReasonCode } from "../protocol/index.ts"
 import { ClientClosed, ClientHalted } from "./LinkLost.ts"
 import { NotSupportedByServer, PacketTooLarge } from "./ServerLimits.ts"
+import { SessionStoreError } from "./SessionStore.ts"
 
 /**
  * How far a publish had come.
@@ -159,7 +160,8 @@ export const PublishReason = Schema.Union([
   SessionLost,
   NotSupportedByServer,
   PacketTooLarge,
-  PublishAbandoned
+  PublishAbandoned,
+  SessionStoreError
 ])
 
 /**

@@ -3,27 +3,44 @@
  *
  * @since 0.1.0
  */
-import * as Duration from "effect/Duration"
+import type { NonEmptyReadonlyArray } from "effect/Array"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
-import * as Option from "effect/Option"
-import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
 import * as Schedule from "effect/Schedule"
 import * as Schema from "effect/Schema"
-import * as SchemaIssue from "effect/SchemaIssue"
-import { TopicFilter, TopicName, Utf8 } from "../protocol/index.ts"
+import { TopicFilter, TopicName } from "../protocol/index.ts"
 import type { ProtocolVersion, QoS, SubscriptionRequest, UserProperties, Will } from "../protocol/Packet.ts"
-import type { ClientOptions, Credentials } from "./ClientOptions.ts"
-import * as Endpoint from "./Endpoint.ts"
+import type { Authentication } from "./Authentication.ts"
+import type { ClientOptions } from "./ClientOptions.ts"
 import { checkMessage, encodePayload, toPublishProperties } from "./MessageCodec.ts"
-import { InvalidOptions } from "./MqttError.ts"
+import type { InvalidOptions } from "./MqttError.ts"
+import type { ConnectError, LinkLost } from "./MqttError.ts"
+import { DurationInput, firstIssue, invalid, millis, Text } from "./OptionSchema.ts"
+import { resolveEndpoints } from "./ResolvedEndpoint.ts"
+import type { ResolvedEndpoint } from "./ResolvedEndpoint.ts"
+
+export { DurationInput, firstIssue } from "./OptionSchema.ts"
+export { checkCredentials } from "./ResolvedEndpoint.ts"
+export type { ResolvedEndpoint } from "./ResolvedEndpoint.ts"
 
 /**
+ * What is said of an endpoint is that of the attempt under way; at first that of the first in the list.
+ *
  * @category models
  * @since 0.1.0
  */
-export interface ResolvedOptions {
-  readonly endpoint: Endpoint.Endpoint
+export interface ResolvedOptions extends ResolvedEndpoint {
+  readonly endpoints: NonEmptyReadonlyArray<ResolvedEndpoint>
+  readonly order: "inOrder" | "shuffled"
+  readonly afterLoss: "sticky" | "next" | "preferFirst"
+  readonly redirect: "ignore" | "follow"
+  readonly authentication: Authentication | undefined
+  readonly refresh: {
+    readonly beforeMillis: number | undefined
+    readonly jitterMillis: number | undefined
+    readonly everyMillis: number | undefined
+  }
   readonly protocolVersion: ProtocolVersion
   /** Undefined: the client's generated id. */
   readonly clientId: string | undefined
@@ -37,19 +54,23 @@ export interface ResolvedOptions {
   readonly connectTimeoutMillis: number
   readonly disconnectTimeoutMillis: number
   readonly drainTimeoutMillis: number
-  readonly credentials: Credentials | Effect.Effect<Credentials, unknown> | undefined
   readonly will: Will | undefined
   readonly receiveMaximum: number
   readonly onReceiveMaximumExceeded: "disconnect" | "accept"
+  readonly maximumUnacknowledgedBytes: number
+  readonly unclaimed: "ack" | "hold" | "reject"
   readonly sendMaximum: number
   readonly maximumPacketSize: number
   readonly topicAliasMaximum: number
+  readonly subscriptionIdentifiers: boolean
   readonly requestResponseInformation: boolean
   readonly requestProblemInformation: boolean
   readonly userProperties: UserProperties
   readonly reconnect: false | {
     readonly schedule: Schedule.Schedule<unknown, unknown> | undefined
     readonly stableAfterMillis: number
+    readonly isRetryable: ((failure: ConnectError | LinkLost, byDefault: boolean) => boolean) | undefined
+    readonly takeover: { readonly delayMillis: number; readonly limit: number; readonly withinMillis: number }
   }
   readonly firstConnect: "fail" | "retry"
   readonly outbox: {
@@ -63,23 +84,10 @@ export interface ResolvedOptions {
   readonly willOnFailure: boolean
 }
 
-/** Text that goes on the wire as a UTF-8 string (§1.5.4). */
-const Text = Schema.String.check(
-  Schema.makeFilter((value) => Utf8.problemOf(Utf8.encodedLength(value)) ?? true, {
-    expected: "a string that MQTT can carry"
-  })
-)
 const TopicNameText = Schema.String.check(
   Schema.makeFilter((value) => TopicName.validate(value) ?? true, { expected: "a topic name" })
 )
 const intBetween = (minimum: number, maximum: number) => Schema.Int.check(Schema.isBetween({ minimum, maximum }))
-/** Effect's durations may be negative, and NaN is 0 to it; no option of ours has a meaning for either. */
-const DurationInput = Schema.declare<Duration.Input>(
-  (value): value is Duration.Input =>
-    !Number.isNaN(value) &&
-    Option.exists(Duration.fromInput(value as Duration.Input), (duration) => Duration.toMillis(duration) >= 0),
-  { expected: "a duration that is not negative" }
-)
 const Qos = Schema.Literals([0, 1, 2])
 const UserPropertiesSchema = Schema.Array(Schema.Tuple([Text, Text]))
 const optional = Schema.optional
@@ -108,22 +116,28 @@ const WillSchema = Schema.Struct({
   delay: optional(DurationInput)
 })
 
-/**
- * @category schemas
- * @since 0.1.0
- */
-export const CredentialsSchema = Schema.Struct({
-  username: optional(Text),
-  password: optional(Schema.declare<Redacted.Redacted<string> | Redacted.Redacted<Uint8Array>>(
-    (value): value is Redacted.Redacted<string> | Redacted.Redacted<Uint8Array> =>
-      Redacted.isRedacted(value) &&
-      (typeof Redacted.value(value) === "string" || Redacted.value(value) instanceof Uint8Array),
-    { expected: "Redacted text or bytes (Redacted.make)" }
-  ))
-})
+const isFunction = (value: unknown): value is (...args: ReadonlyArray<never>) => unknown => typeof value === "function"
 
 const OptionsSchema = Schema.Struct({
-  endpoint: Schema.Union([Schema.String, Endpoint.Endpoint]),
+  // Checked one by one (`resolveEndpoints`): a union would not say which field is wrong.
+  endpoint: optional(Schema.Unknown),
+  endpoints: optional(Schema.Array(Schema.Unknown).check(Schema.isMinLength(1))),
+  failover: optional(Schema.Struct({
+    order: optional(Schema.Literals(["inOrder", "shuffled"])),
+    afterLoss: optional(Schema.Literals(["sticky", "next", "preferFirst"]))
+  })),
+  redirect: optional(Schema.Literals(["ignore", "follow"])),
+  authentication: optional(Schema.Struct({
+    method: Text.check(Schema.isMinLength(1)),
+    exchange: Schema.declare((value): value is Effect.Effect<unknown, unknown> => Effect.isEffect(value), {
+      expected: "an Effect"
+    })
+  })),
+  refresh: optional(Schema.Struct({
+    before: optional(DurationInput),
+    jitter: optional(DurationInput),
+    every: optional(DurationInput)
+  })),
   protocolVersion: optional(Schema.Literals([4, 5])),
   clientId: optional(Text),
   cleanStart: optional(Schema.Boolean),
@@ -139,9 +153,12 @@ const OptionsSchema = Schema.Struct({
   will: optional(WillSchema),
   receiveMaximum: optional(intBetween(1, 65535)),
   onReceiveMaximumExceeded: optional(Schema.Literals(["disconnect", "accept"])),
+  maximumUnacknowledgedBytes: optional(intBetween(1, Number.MAX_SAFE_INTEGER)),
+  unclaimed: optional(Schema.Literals(["ack", "hold", "reject"])),
   sendMaximum: optional(intBetween(1, 65535)),
   maximumPacketSize: optional(intBetween(64, 268435460)),
   topicAliasMaximum: optional(intBetween(0, 65535)),
+  subscriptionIdentifiers: optional(Schema.Boolean),
   requestResponseInformation: optional(Schema.Boolean),
   requestProblemInformation: optional(Schema.Boolean),
   userProperties: optional(UserPropertiesSchema),
@@ -153,7 +170,19 @@ const OptionsSchema = Schema.Struct({
           expected: "a Schedule"
         })
       ),
-      stableAfter: optional(DurationInput)
+      stableAfter: optional(DurationInput),
+      isRetryable: optional(Schema.declare(isFunction, { expected: "a function" })),
+      takeover: optional(Schema.Struct({
+        delay: optional(DurationInput),
+        limit: optional(
+          Schema.Number.check(
+            Schema.makeFilter((value) => value === Infinity || (Number.isInteger(value) && value >= 1), {
+              expected: "a whole number from 1, or Infinity"
+            })
+          )
+        ),
+        within: optional(DurationInput)
+      }))
     })
   ])),
   firstConnect: optional(Schema.Literals(["fail", "retry"])),
@@ -177,28 +206,7 @@ const OptionsSchema = Schema.Struct({
   willOnFailure: optional(Schema.Boolean)
 })
 
-// Inputs are never printed: an option may be a secret that was put into the wrong place.
-const formatIssue = SchemaIssue.makeFormatterStandardSchemaV1()
-
-/**
- * The first problem of a failed check as path and sentence, for example `["will", "topic"]` as `will.topic`.
- *
- * @category destructors
- * @since 0.1.0
- */
-export const firstIssue = (issue: SchemaIssue.Issue): { readonly path: string; readonly problem: string } => {
-  const first = formatIssue(issue).issues[0]
-  const path = (first?.path ?? []).map((part) => typeof part === "object" ? part.key : part).map(String)
-  return { path: path.join("."), problem: first?.message ?? "not valid" }
-}
-
-const invalid = (option: string, problem: string) => Result.fail(new InvalidOptions({ option, problem }))
-
 const decodeOptions = Schema.decodeUnknownResult(OptionsSchema, { onExcessProperty: "error", errors: "first" })
-const decodeCredentials = Schema.decodeUnknownResult(CredentialsSchema, { onExcessProperty: "error", errors: "first" })
-
-const millis = (input: Duration.Input | undefined, fallback: number): number =>
-  input === undefined ? fallback : Duration.toMillis(Duration.fromInputUnsafe(input))
 
 const retainHandlings = { send: 0, sendIfNew: 1, none: 2 } as const
 
@@ -210,38 +218,6 @@ const retainHandlings = { send: 0, sendIfNew: 1, none: 2 } as const
  */
 export const retainHandlingCode = (name: keyof typeof retainHandlings | undefined): 0 | 1 | 2 =>
   retainHandlings[name ?? "send"]
-
-/**
- * Checks credentials on their own, since an effect may give them anew at every attempt.
- *
- * @category validation
- * @since 0.1.0
- */
-export const checkCredentials = (
-  credentials: Credentials,
-  protocolVersion: ProtocolVersion
-): Result.Result<Credentials, InvalidOptions> => {
-  // It has no field of its own, so it would pass as no credentials at all.
-  if (Redacted.isRedacted(credentials)) return invalid("credentials", "must be an object with username and password")
-  const decoded = decodeCredentials(credentials)
-  if (Result.isFailure(decoded)) {
-    const { path, problem } = firstIssue(decoded.failure.issue)
-    return invalid(path === "" ? "credentials" : `credentials.${path}`, problem)
-  }
-  if (protocolVersion === 4 && credentials.password !== undefined && credentials.username === undefined) {
-    return invalid("credentials.username", "MQTT 3.1.1 does not allow a password without a user name")
-  }
-  if (credentials.password !== undefined) {
-    const password = Redacted.value<string | Uint8Array>(credentials.password)
-    // TextEncoder would put U+FFFD in the place of a lone surrogate and say nothing.
-    if (typeof password === "string" && !password.isWellFormed()) {
-      return invalid("credentials.password", "a lone surrogate cannot be sent as UTF-8")
-    }
-    const size = typeof password === "string" ? new TextEncoder().encode(password).length : password.length
-    if (size > 65535) return invalid("credentials.password", "longer than 65,535 bytes")
-  }
-  return Result.succeed(credentials)
-}
 
 const checkSubscriptions = (
   options: ClientOptions,
@@ -309,6 +285,13 @@ const decodeSubscribeOptions = Schema.decodeUnknownResult(
     bufferSize: optional(intBetween(1, 1e9)),
     bufferBytes: optional(intBetween(1, Number.MAX_SAFE_INTEGER)),
     overflow: optional(Schema.Literals(["sliding", "dropping", "fail"])),
+    ack: optional(Schema.Literals(["auto", "manual"])),
+    whenSlow: optional(Schema.Literals(["hold", "spill", "drop"])),
+    heldMessages: optional(intBetween(1, 1e9)),
+    slowAfter: optional(DurationInput),
+    heldBytes: optional(intBetween(1, Number.MAX_SAFE_INTEGER)),
+    spillMessages: optional(intBetween(1, 1e9)),
+    spillBytes: optional(intBetween(1, Number.MAX_SAFE_INTEGER)),
     userProperties: optional(UserPropertiesSchema)
   }),
   { onExcessProperty: "error", errors: "first" }
@@ -399,10 +382,11 @@ export const resolve = (options: ClientOptions): Result.Result<ResolvedOptions, 
     return invalid(path === "" ? "options" : path, problem)
   }
   const version = options.protocolVersion ?? 5
-  const endpoint = typeof options.endpoint === "string"
-    ? Endpoint.fromUrl(options.endpoint)
-    : Result.succeed({ ...options.endpoint })
-  if (Result.isFailure(endpoint)) return invalid("endpoint", endpoint.failure)
+  if (options.authentication !== undefined && version === 4) {
+    return invalid("authentication", "MQTT 3.1.1 has no enhanced authentication")
+  }
+  const endpoints = resolveEndpoints(options, version)
+  if (Result.isFailure(endpoints)) return Result.fail(endpoints.failure)
 
   const keepAlive = Math.ceil(millis(options.keepAlive, 60_000) / 1000)
   if (keepAlive > 65535) return invalid("keepAlive", "longer than 65,535 seconds (18 h 12 min 15 s)")
@@ -422,12 +406,18 @@ export const resolve = (options: ClientOptions): Result.Result<ResolvedOptions, 
   if (Result.isFailure(will)) return Result.fail(will.failure)
   const subscriptions = checkSubscriptions(options, version)
   if (Result.isFailure(subscriptions)) return Result.fail(subscriptions.failure)
-  if (options.credentials !== undefined && !Effect.isEffect(options.credentials)) {
-    const credentials = checkCredentials(options.credentials, version)
-    if (Result.isFailure(credentials)) return Result.fail(credentials.failure)
-  }
   return Result.succeed({
-    endpoint: endpoint.success,
+    ...endpoints.success[0],
+    endpoints: endpoints.success,
+    order: options.failover?.order ?? "inOrder",
+    afterLoss: options.failover?.afterLoss ?? "sticky",
+    redirect: options.redirect ?? "ignore",
+    authentication: options.authentication === undefined ? undefined : { ...options.authentication },
+    refresh: {
+      beforeMillis: options.refresh?.before === undefined ? undefined : millis(options.refresh.before, 0),
+      jitterMillis: options.refresh?.jitter === undefined ? undefined : millis(options.refresh.jitter, 0),
+      everyMillis: options.refresh?.every === undefined ? undefined : millis(options.refresh.every, 0)
+    },
     protocolVersion: version,
     clientId: options.clientId,
     cleanStart,
@@ -438,21 +428,27 @@ export const resolve = (options: ClientOptions): Result.Result<ResolvedOptions, 
     connectTimeoutMillis: millis(options.connectTimeout, 10_000),
     disconnectTimeoutMillis: millis(options.disconnectTimeout, 2_000),
     drainTimeoutMillis: millis(options.drainTimeout, 5_000),
-    credentials: options.credentials === undefined || Effect.isEffect(options.credentials)
-      ? options.credentials
-      : { ...options.credentials },
     will: will.success,
     receiveMaximum: options.receiveMaximum ?? 256,
     onReceiveMaximumExceeded: options.onReceiveMaximumExceeded ?? "disconnect",
+    maximumUnacknowledgedBytes: options.maximumUnacknowledgedBytes ?? 64 * 1024 * 1024,
+    unclaimed: options.unclaimed ?? "ack",
     sendMaximum: options.sendMaximum ?? 1_000,
     maximumPacketSize: options.maximumPacketSize ?? 16 * 1024 * 1024,
     topicAliasMaximum: options.topicAliasMaximum ?? 0,
+    subscriptionIdentifiers: options.subscriptionIdentifiers ?? true,
     requestResponseInformation: options.requestResponseInformation ?? false,
     requestProblemInformation: options.requestProblemInformation ?? true,
     userProperties: copyPairs(options.userProperties),
     reconnect: options.reconnect === false ? false : {
       schedule: options.reconnect?.schedule,
-      stableAfterMillis: millis(options.reconnect?.stableAfter, 30_000)
+      stableAfterMillis: millis(options.reconnect?.stableAfter, 30_000),
+      isRetryable: options.reconnect?.isRetryable,
+      takeover: {
+        delayMillis: millis(options.reconnect?.takeover?.delay, 30_000),
+        limit: options.reconnect?.takeover?.limit ?? 2,
+        withinMillis: millis(options.reconnect?.takeover?.within, 600_000)
+      }
     },
     firstConnect: options.firstConnect ?? "fail",
     outbox: {

@@ -53,6 +53,18 @@ export class SessionStoreError extends Schema.TaggedError<SessionStoreError>()("
 }
 
 /**
+ * The client has no session store, which would know.
+ *
+ * @category errors
+ * @since 0.1.0
+ */
+export class NoSessionStore extends Schema.TaggedError<NoSessionStore>()("NoSessionStore", {}) {
+  override get message(): string {
+    return "the client has no session store; provide one (layerSqlite, layerSql) to keep outcomes"
+  }
+}
+
+/**
  * What became of a publish under its caller's own id.
  *
  * - `Delivered`: PUBACK or PUBCOMP came
@@ -63,7 +75,13 @@ export class SessionStoreError extends Schema.TaggedError<SessionStoreError>()("
  * @since 0.1.0
  */
 export type StoredOutcome =
-  | { readonly _tag: "Delivered"; readonly qos: 1 | 2; readonly reasonCode: number }
+  | {
+    readonly _tag: "Delivered"
+    readonly qos: 1 | 2
+    readonly reasonCode: number
+    /** At QoS 2, true if it was published anew after its session was lost, so that it may have arrived twice. */
+    readonly isRepublished?: true | undefined
+  }
   | { readonly _tag: "Refused"; readonly reasonCode: number }
   | { readonly _tag: "Unknown" }
 
@@ -89,6 +107,8 @@ export interface StoredPublish {
   readonly answer: number
   /** The caller's own id, unique in the store. */
   readonly id: string | undefined
+  /** True if it was written into a session that is lost, so that it may arrive twice. */
+  readonly isRepublished?: true | undefined
   readonly qos: 1 | 2
   readonly retain: boolean
   readonly topic: string
@@ -186,6 +206,11 @@ export interface StoredSession {
   }>
   /** The highest sequence that was ever used for a publish. */
   readonly lastSequence: number
+  /**
+   * The packet identifier that a publish was given last, 0 if there was none. A new process goes on behind it: the server may
+   * still hold one whose exchange was given up.
+   */
+  readonly lastPacketId: number
   /** For each queue with messages put aside: how many, their payload bytes, and their highest sequence. */
   readonly queues: ReadonlyArray<{
     readonly queue: string

@@ -40,11 +40,12 @@ export interface Negotiated {
  *
  * **Details**
  *
- * - `Connecting`: attempt number `attempt` (from 1, counted since the last stable connection) is under way. It is followed
- *   by exactly one of `Connected`, `Reconnecting` (it failed), `Paused`, `Halted` or `Closed`; where `reconnect` ended a later
- *   attempt, by `Connecting` number 1.
- * - `Connected`: followed by exactly one of `Reconnecting` (the link was lost), `Connecting` (`reconnect` was called),
- *   `Paused`, `Halted` or `Closed`.
+ * - `Connecting`: attempt number `attempt` (from 1, counted since the last stable connection) is under way, at `endpoint`,
+ *   which is undefined as long as an effect that gives the options has not said it. It is followed by exactly one of
+ *   `Connected`, `Reconnecting` (it failed, and so did all others), `Paused`, `Halted` or `Closed`; by `Connecting` with the
+ *   next endpoint, where there are several; where `reconnect` ended a later attempt, by `Connecting` number 1.
+ * - `Connected`: to `endpoint`. Followed by exactly one of `Reconnecting` (the link was lost), `Connecting` (`reconnect` was
+ *   called, the connection is renewed, or there is another endpoint), `Paused`, `Halted` or `Closed`.
  * - `Reconnecting`: waiting `delayMillis` before the next attempt.
  * - `Paused`: `pause` was called; nothing touches the network until `resume` or `reconnect`.
  * - `Halted`: not connected and not trying: `disconnect` was called, or trying again is useless. `resume` and `reconnect`
@@ -55,8 +56,8 @@ export interface Negotiated {
  * @since 0.1.0
  */
 export type Status =
-  | { readonly _tag: "Connecting"; readonly attempt: number }
-  | { readonly _tag: "Connected"; readonly negotiated: Negotiated }
+  | { readonly _tag: "Connecting"; readonly attempt: number; readonly endpoint: string | undefined }
+  | { readonly _tag: "Connected"; readonly negotiated: Negotiated; readonly endpoint: string }
   | {
     readonly _tag: "Reconnecting"
     readonly attempt: number
@@ -74,13 +75,23 @@ export type Status =
  * - `expired`: its expiry passed in the outbox
  * - `refused`: the limits of the server forbid it, and nobody waited for its outcome
  * - `abandoned`: the client was halted or closed before it was sent, and nobody waited for its outcome
+ * - `sessionLost`: the server lost the session before it acknowledged the message, and nobody waited for its outcome
  * - `buffer`: a subscriber was too slow
  * - `unclaimed`: no subscription took it
+ * - `memory`: unacknowledged messages took as much as `maximumUnacknowledgedBytes` allows, and the session ends with the link
  *
  * @category models
  * @since 0.1.0
  */
-export type DropReason = "outbox" | "expired" | "refused" | "abandoned" | "buffer" | "unclaimed"
+export type DropReason =
+  | "outbox"
+  | "expired"
+  | "refused"
+  | "abandoned"
+  | "sessionLost"
+  | "buffer"
+  | "unclaimed"
+  | "memory"
 
 /**
  * One thing that happened. Events are for watching, never for flow: the stream is bounded and drops the oldest when its
@@ -90,9 +101,15 @@ export type DropReason = "outbox" | "expired" | "refused" | "abandoned" | "buffe
  * @since 0.1.0
  */
 export type ClientEvent =
-  | { readonly _tag: "Connected"; readonly negotiated: Negotiated }
+  | { readonly _tag: "Connected"; readonly negotiated: Negotiated; readonly endpoint: string }
   | { readonly _tag: "ConnectFailed"; readonly error: ConnectError }
   | { readonly _tag: "ConnectionLost"; readonly cause: LinkLost }
+  /** A server named others, and the client goes there. */
+  | { readonly _tag: "Redirected"; readonly from: string; readonly reference: string; readonly permanent: boolean }
+  /** The connection, or its authentication, is renewed in time. */
+  | { readonly _tag: "Refreshing"; readonly why: "credentials" | "age" }
+  /** What a renewal needs could not be had; the connection stays, and the client asks again. */
+  | { readonly _tag: "RefreshFailed"; readonly error: ConnectError }
   | { readonly _tag: "Paused" }
   | { readonly _tag: "Halted"; readonly cause: HaltReason }
   | { readonly _tag: "PublishAcknowledged"; readonly topic: string; readonly qos: 1 | 2; readonly reasonCode: number }
@@ -103,7 +120,15 @@ export type ClientEvent =
     readonly qos: QoS
     readonly why: DropReason
   }
+  | { readonly _tag: "MessageUnclaimed"; readonly topic: string; readonly qos: 1 | 2 }
   | { readonly _tag: "Resubscribed"; readonly filters: ReadonlyArray<string> }
+  /** An entry of the session store could not be read and was moved out of the way; told to who watches first. */
+  | {
+    readonly _tag: "StoreEntryQuarantined"
+    readonly table: string
+    readonly key: string
+    readonly problem: string
+  }
   | { readonly _tag: "EventsMissed"; readonly count: number }
 
 /**
@@ -121,8 +146,12 @@ export interface Stats {
   readonly inFlight: number
   /** Received QoS 1 and 2 messages not yet acknowledged by us. */
   readonly unacknowledged: number
+  /** What they take in memory as long as somebody waits for them; see `maximumUnacknowledgedBytes` in the options. */
+  readonly unacknowledgedBytes: number
   /** Received QoS 1 and 2 messages that no subscription has taken; see `unclaimed` in the options. */
   readonly unclaimed: number
+  /** Messages that the session store keeps for subscribers that were too slow; see `whenSlow`. */
+  readonly putAside: number
   /** Messages dropped since the client was built, for any reason. */
   readonly dropped: number
   /** Packet identifiers in use. */

@@ -6,6 +6,7 @@
 import * as Schema from "effect/Schema"
 import { ReasonCode } from "../protocol/index.ts"
 import { ClientClosed, ClientHalted } from "./LinkLost.ts"
+import { NoSessionStore, SessionStoreError } from "./SessionStore.ts"
 import { NotSupportedByServer, PacketTooLarge } from "./ServerLimits.ts"
 
 /**
@@ -70,7 +71,9 @@ export const SubscribeReason = Schema.Union([
   NotSupportedByServer,
   PacketTooLarge,
   ClientHalted,
-  ClientClosed
+  ClientClosed,
+  SessionStoreError,
+  NoSessionStore
 ])
 
 /**

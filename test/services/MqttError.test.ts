@@ -4,6 +4,7 @@ import { inspect } from "node:util"
 import * as MqttClient from "../../src/layers/MqttClient.ts"
 import * as MqttError from "../../src/services/MqttError.ts"
 import { TransportError } from "../../src/services/Transport.ts"
+import type { TransportDetail } from "../../src/services/Transport.ts"
 import { MemoryNetwork } from "../../src/testing/index.ts"
 import { awaitStatus, handshake, open, run, start } from "../support/ScriptedBroker.ts"
 
@@ -11,6 +12,35 @@ const address = "broker:1883"
 const cause = new TransportError({ phase: "connect", kind: "refused", address, code: "ECONNREFUSED" })
 const refused = (reasonCode: number, protocolVersion: 4 | 5 = 5) =>
   new MqttError.ConnectRefused({ protocolVersion, reasonCode, name: "name" })
+
+const certificate = {
+  subject: "CN=other",
+  issuer: "CN=authority",
+  altNames: "DNS:other",
+  validFrom: "Jan  1 00:00:00 2020 GMT",
+  validTo: "Jan  1 00:00:00 2021 GMT"
+}
+const failedDial = (kind: TransportError["kind"], detail: TransportDetail) =>
+  MqttError.fromTransportError(new TransportError({ phase: "connect", kind, address, detail }))
+const dialReasons: ReadonlyArray<readonly [MqttError.ConnectReason, retryable: boolean, message: RegExp]> = [
+  [
+    failedDial("tls", { _tag: "Tls", reason: "wrongHost", certificate }),
+    false,
+    /for another host \(CN=other, issued by CN=authority, for DNS:other\) \(broker:1883/
+  ],
+  [failedDial("tls", { _tag: "Tls", reason: "expired", certificate }), true, /expired .*to Jan  1 00:00:00 2021 GMT/],
+  [failedDial("tls", { _tag: "Tls", reason: "clientCertificateRequired" }), false, /requires a client certificate/],
+  [failedDial("websocket", { _tag: "WebSocket", reason: "status", status: 401 }), false, /HTTP status 401/],
+  [failedDial("websocket", { _tag: "WebSocket", reason: "status", status: 503 }), true, /HTTP status 503/],
+  [failedDial("websocket", { _tag: "WebSocket", reason: "subprotocol" }), false, /subprotocol "mqtt"/],
+  [failedDial("websocket", { _tag: "WebSocket", reason: "closed", closeCode: 1008 }), true, /with code 1008/],
+  [
+    failedDial("proxy", { _tag: "Proxy", reason: "authenticationRequired", proxy: "proxy:8080", status: 407 }),
+    false,
+    /requires a user name and password \(proxy proxy:8080, status 407\)/
+  ],
+  [failedDial("proxy", { _tag: "Proxy", reason: "refused", proxy: "proxy:1080" }), true, /\(proxy proxy:1080\)/]
+]
 
 describe("MqttError", () => {
   describe("ConnectError", () => {
@@ -23,6 +53,7 @@ describe("MqttError", () => {
       [new MqttError.UnsupportedProtocolVersion({ protocolVersion: 4, reasonCode: 1 }), false, /3\.1\.1; try .*: 5/],
       [new MqttError.NameNotResolved({ address, cause }), true, /broker:1883 could not be resolved/],
       [new MqttError.DialFailed({ address, kind: "refused", cause }), true, /refused .*ECONNREFUSED/],
+      ...dialReasons,
       [new MqttError.ConnectTimeout({ address, phase: "options", timeoutMillis: 5 }), true, /options .* 5 ms/],
       [new MqttError.ConnectTimeout({ address, phase: "dial", timeoutMillis: 5 }), true, /not open after 5 ms/],
       [new MqttError.ConnectTimeout({ address, phase: "connack", timeoutMillis: 5 }), true, /not answered CONNECT/],
@@ -36,7 +67,39 @@ describe("MqttError", () => {
       [new MqttError.ForeignSession({ clientId: "c" }), false, /"c".*foreignSession/],
       [new MqttError.InvalidOptions({ option: "will.topic", problem: "p" }), false, /"will.topic" is not valid: p/],
       [new MqttError.OptionsUnavailable({ cause: "no" }), true, /effect that gives the options/],
-      [new MqttError.ConnectInterrupted({ by: "pause" }), false, /ended by pause/]
+      [new MqttError.ConnectInterrupted({ by: "pause" }), false, /ended by pause/],
+      [
+        new MqttError.SessionStoreError({ operation: "open", kind: "locked", store: "s.db", detail: "in use" }),
+        false,
+        /session store s\.db failed \(open, locked\): in use/
+      ],
+      [
+        new MqttError.SessionStoreError({ operation: "commit", kind: "full", store: "s.db", detail: "no room" }),
+        true,
+        /\(commit, full\)/
+      ],
+      [new MqttError.AuthenticationFailed({ method: "M", problem: "respond" }), true, /by M failed: a challenge/],
+      [
+        new MqttError.AuthenticationFailed({ method: "M", problem: "verify" }),
+        false,
+        /by M failed: the server could not/
+      ],
+      [new MqttError.TooManyRedirects({ servers: ["a", "b"] }), true, /from one to the next: a, b$/],
+      [
+        new MqttError.AllEndpointsFailed({
+          failures: [{ endpoint: "mqtt://a:1", reason: refused(0x87) }, {
+            endpoint: "mqtt://b:1",
+            reason: refused(0x88)
+          }]
+        }),
+        true,
+        /mqtt:\/\/a:1: .*0x87.*; mqtt:\/\/b:1: .*0x88/
+      ],
+      [
+        new MqttError.AllEndpointsFailed({ failures: [{ endpoint: "mqtt://a:1", reason: refused(0x87) }] }),
+        false,
+        /0x87/
+      ]
     ]
     for (const [reason, retryable, message] of reasons) {
       it(`${reason._tag}: ${reason.message}`, () => {
@@ -138,7 +201,7 @@ describe("MqttError", () => {
   describe("LinkLost", () => {
     it("CN-33s: takes the loss for final where trying again is a fight or a waste", () => {
       const retryable = (reasonCode: number) => new MqttError.ServerDisconnected({ reasonCode, name: "" }).retryable
-      for (const code of [0x8a, 0x8e, 0x9d]) assert.isFalse(retryable(code), code.toString(16))
+      for (const code of [0x8a, 0x9d]) assert.isFalse(retryable(code), code.toString(16))
       for (const code of [0x00, 0x80, 0x82, 0x89, 0x8b, 0x8d, 0x93, 0x97, 0x98, 0x9c, 0x9f, 0xa0]) {
         assert.isTrue(retryable(code), code.toString(16))
       }

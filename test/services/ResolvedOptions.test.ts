@@ -32,10 +32,22 @@ const long = "x".repeat(65536)
 const share = "$share/g/a"
 
 describe("ResolvedOptions", () => {
+  const reconnectDefaults = {
+    isRetryable: undefined,
+    takeover: { delayMillis: 30_000, limit: 2, withinMillis: 600_000 }
+  }
+
   describe("defaults", () => {
     it("are those that the options document", () => {
       assert.deepStrictEqual(resolved(), {
         endpoint: Endpoint.tcp("broker", 1883),
+        group: undefined,
+        endpoints: [{ endpoint: Endpoint.tcp("broker", 1883), group: undefined, credentials: undefined }],
+        order: "inOrder",
+        afterLoss: "sticky",
+        redirect: "ignore",
+        authentication: undefined,
+        refresh: { beforeMillis: undefined, jitterMillis: undefined, everyMillis: undefined },
         protocolVersion: 5,
         clientId: undefined,
         cleanStart: true,
@@ -50,13 +62,16 @@ describe("ResolvedOptions", () => {
         will: undefined,
         receiveMaximum: 256,
         onReceiveMaximumExceeded: "disconnect",
+        maximumUnacknowledgedBytes: 64 * 1024 * 1024,
+        unclaimed: "ack",
         sendMaximum: 1_000,
         maximumPacketSize: 16 * 1024 * 1024,
         topicAliasMaximum: 0,
+        subscriptionIdentifiers: true,
         requestResponseInformation: false,
         requestProblemInformation: true,
         userProperties: [],
-        reconnect: { schedule: undefined, stableAfterMillis: 30_000 },
+        reconnect: { schedule: undefined, stableAfterMillis: 30_000, ...reconnectDefaults },
         firstConnect: "fail",
         outbox: { maxMessages: 1_000, maxBytes: 16 * 1024 * 1024, strategy: "suspend", qos0Offline: "queue" },
         onSessionLost: { qos1: "republish", qos2: "fail" },
@@ -67,8 +82,8 @@ describe("ResolvedOptions", () => {
 
     it("stand in for every option that is undefined", () => {
       const names = Object.keys(resolved()).map((name) => name.replace(/Millis$/, "")).filter((name) =>
-        name !== "endpoint"
-      )
+        !["endpoint", "endpoints", "group", "order", "afterLoss"].includes(name)
+      ).concat("failover")
       const options = Object.fromEntries(names.map((name) => [name, undefined]))
       assert.deepStrictEqual(resolved(options), resolved())
     })
@@ -115,20 +130,50 @@ describe("ResolvedOptions", () => {
       assert.strictEqual(options.connectTimeoutMillis, 1)
       assert.strictEqual(options.disconnectTimeoutMillis, 0)
       assert.strictEqual(options.drainTimeoutMillis, 0)
-      assert.deepStrictEqual(options.reconnect, { schedule: undefined, stableAfterMillis: 120_000 })
+      assert.deepStrictEqual(options.reconnect, {
+        ...reconnectDefaults,
+        schedule: undefined,
+        stableAfterMillis: 120_000
+      })
     })
   })
 
   // law 13
   describe("refuses by name", () => {
     const cases: ReadonlyArray<readonly [option: string, problem: RegExp, options: Loose]> = [
-      ["endpoint", /known schemes are mqtt:\/\/, tcp:\/\//, { endpoint: "ws://broker" }],
+      ["endpoint", /known schemes are mqtt:\/\/, tcp:\/\//, { endpoint: "http://broker" }],
       ["endpoint", /not a URL/, { endpoint: "broker" }],
       ["endpoint", /credentials/, { endpoint: "mqtt://a:b@broker" }],
-      ["endpoint", /Expected/, { endpoint: undefined }],
+      ["endpoint", /missing/, { endpoint: undefined }],
+      ["endpoints", /together with "endpoint"/, { endpoints: ["mqtt://a"] }],
+      ["endpoints", /at least 1/, { endpoint: undefined, endpoints: [] }],
+      ["endpoints.1", /known schemes/, { endpoint: undefined, endpoints: ["mqtt://a", "x://b"] }],
+      ["endpoints.0", /credentials/, { endpoint: undefined, endpoints: ["mqtt://a:b@c"] }],
+      ["endpoints.0", /Expected/, { endpoint: undefined, endpoints: [1] }],
+      ["endpoints.0.port", /between 1 and 65535/, { endpoint: undefined, endpoints: [Endpoint.tcp("a", 0)] }],
+      ["endpoints.0.endpoint", /not a URL/, { endpoint: undefined, endpoints: [{ endpoint: "a" }] }],
+      ["endpoints.0.group", /length/, { endpoint: undefined, endpoints: [{ endpoint: "mqtt://a", group: "" }] }],
+      ["endpoints.0.grup", /excess/, { endpoint: undefined, endpoints: [{ endpoint: "mqtt://a", grup: "x" }] }],
+      [
+        "endpoints.0.credentials.username",
+        /Expected/,
+        { endpoint: undefined, endpoints: [{ endpoint: "mqtt://a", credentials: { username: 1 } }] }
+      ],
+      ["failover.order", /Expected/, { failover: { order: "random" } }],
+      ["failover.afterLoss", /Expected/, { failover: { afterLoss: "first" } }],
+      ["redirect", /Expected/, { redirect: true }],
+      ["refresh.before", /not negative/, { refresh: { before: -1 } }],
+      ["refresh.jitter", /not negative/, { refresh: { jitter: "x" } }],
+      ["refresh.every", /not negative/, { refresh: { every: Number.NaN } }],
+      ["credentials.expiresIn", /not negative/, { credentials: { expiresIn: -1 } }],
+      ["credentials.expiresAt", /DateTime/, { credentials: { expiresAt: "tomorrow" } }],
+      ["credentials.expiresAt", /DateTime/, { credentials: { expiresAt: new Date(Number.NaN) } }],
+      ["reconnect.isRetryable", /function/, { reconnect: { isRetryable: true } }],
+      ["reconnect.takeover.limit", /whole number/, { reconnect: { takeover: { limit: 0 } } }],
+      ["reconnect.takeover.delay", /not negative/, { reconnect: { takeover: { delay: -1 } } }],
       ["endpoint", /Expected/, { endpoint: { _tag: "Udp", host: "a", port: 1 } }],
       ["endpoint.port", /between 1 and 65535/, { endpoint: Endpoint.tcp("a", 0) }],
-      ["endpoint.host", /length of at least 1/, { endpoint: Endpoint.tcp("") }],
+      ["endpoint.host", /name of a host/, { endpoint: Endpoint.tcp("") }],
       ["protocolVersion", /4 \| 5/, { protocolVersion: 3 }],
       ["clientId", /string/, { clientId: 5 }],
       ["clientId", /U\+0000/, { clientId: "a\0" }],
@@ -297,7 +342,11 @@ describe("ResolvedOptions", () => {
     it("a tagged endpoint, a schedule, and no reconnect at all", () => {
       const schedule = Schedule.spaced("1 second")
       assert.deepStrictEqual(resolved({ endpoint: Endpoint.tcp("::1", 1) }).endpoint, Endpoint.tcp("::1", 1))
-      assert.deepStrictEqual(resolved({ reconnect: { schedule } }).reconnect, { schedule, stableAfterMillis: 30_000 })
+      assert.deepStrictEqual(resolved({ reconnect: { schedule } }).reconnect, {
+        ...reconnectDefaults,
+        schedule,
+        stableAfterMillis: 30_000
+      })
       assert.strictEqual(resolved({ reconnect: false }).reconnect, false)
     })
 
