@@ -18,12 +18,18 @@ import * as NodeTransport from "./NodeTransport.ts"
 
 export * from "../services/MqttClient.ts"
 export type {
+  Authentication,
+  AuthenticationExchange,
+  BrokerEndpoint,
   ClientOptions,
   Credentials,
   DurableSubscription,
+  FailoverOptions,
   OutboxOptions,
   ReconnectOptions,
+  RefreshOptions,
   SessionLostOptions,
+  TakeoverOptions,
   Will
 } from "../services/ClientOptions.ts"
 

@@ -1,35 +1,42 @@
 /**
- * TCP on Node: the `Transport` over `node:net`.
+ * The `Transport` on Node: TCP, TLS, WebSockets, Unix domain sockets, and proxies before them.
  *
- * One dial makes one socket, and the `Connection` that owns it. Bytes that arrive are collected as Node delivers them and
- * handed over whole at the next pull; past a bound the socket is paused, so that the peer is held back by TCP.
+ * One dial makes one socket, and the `Connection` that owns it. A dial is a row of steps, each of which takes the socket of
+ * the one before: TCP (`NodeTcpDial`), the proxy (`NodeProxyDial`), TLS (`NodeTlsDial`), the WebSocket (`NodeWebSocketDial`).
  *
  * `NodeSocket` of `@effect/platform-node` is not what this stands on, since it cannot keep the contract of `Transport`: its
  * writer outlives the connection (a write after the end waits for the next dial instead of failing), a write on a destroyed
- * socket waits for a drain that never comes, its close waits for a dead peer to take what was written, and its reads
- * concatenate what arrived into one copy.
+ * socket waits for a drain that never comes, its close waits for a dead peer to take what was written, its reads
+ * concatenate what arrived into one copy, and its WebSocket writer knows no backpressure at all.
  *
  * Time here is the real one and not the Clock's: real sockets do not run in virtual time, and a close must end by itself
  * under any Clock.
  *
  * @since 0.1.0
  */
-import type { NonEmptyReadonlyArray } from "effect/Array"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Scope from "effect/Scope"
-import * as Net from "node:net"
-import type { Endpoint } from "../services/Endpoint.ts"
-import type { Connection, TransportPhase } from "../services/Transport.ts"
-import { Transport, TransportError } from "../services/Transport.ts"
+import type * as Net from "node:net"
+import type { Endpoint, NetworkOptions } from "../services/Endpoint.ts"
+import { toAddress } from "../services/Endpoint.ts"
+import type { ProxyServer } from "../services/ProxyServer.ts"
+import type { Connection, DialPhase, TransportError } from "../services/Transport.ts"
+import { Transport } from "../services/Transport.ts"
+import { NodeStream } from "./NodeStream.ts"
+import type { StreamSettings } from "./NodeStream.ts"
+import { openTunnel, proxyAddress, proxyError } from "./NodeProxyDial.ts"
+import { openTcp, openUnix } from "./NodeTcpDial.ts"
+import { openTls, prepareTls } from "./NodeTlsDial.ts"
+import { openWebSocket } from "./NodeWebSocketDial.ts"
 
 // ---------------------------------------------------------------------------
 // options
 // ---------------------------------------------------------------------------
 
 /**
- * Options of the TCP transport.
+ * Options of the transport on Node; what belongs to one broker is in its endpoint.
  *
  * @category options
  * @since 0.1.0
@@ -41,14 +48,14 @@ export interface Options {
   readonly readHighWaterMark?: number | undefined
   /** How long the close of the scope waits for the peer to take what was written and to close its side. Default 1 s. */
   readonly closeGrace?: Duration.Input | undefined
+  /** How long one address of a host is given before the next one is dialled as well (RFC 8305). Default 250 ms. */
+  readonly attemptDelay?: Duration.Input | undefined
   /** Resolves host names. Default `dns.lookup` of Node, which asks the operating system. */
   readonly lookup?: Net.LookupFunction | undefined
 }
 
-interface Settings {
-  readonly writeHighWaterMark: number
-  readonly readHighWaterMark: number
-  readonly closeGraceMillis: number
+interface Settings extends StreamSettings {
+  readonly attemptDelayMillis: number
   readonly lookup: Net.LookupFunction | undefined
 }
 
@@ -56,13 +63,17 @@ interface Settings {
 // constructors
 // ---------------------------------------------------------------------------
 
+// A timer of Node takes no more than 31 bits.
+const timerMillis = (input: Duration.Input): number =>
+  Math.min(Duration.toMillis(Duration.fromInputUnsafe(input)), 0x7fffffff)
+
 /**
- * Makes a transport that dials TCP endpoints.
+ * Makes a transport that dials every kind of endpoint.
  *
  * **Details**
  *
- * A host name with several addresses is dialled one address after the other, a quarter of a second apart (RFC 8305).
- * TCP_NODELAY is on: the client coalesces its writes itself.
+ * A host name with several addresses is dialled one address after the other, a quarter of a second apart, and the first
+ * connection wins (RFC 8305). TCP_NODELAY is on: the client coalesces its writes itself.
  *
  * **Gotchas**
  *
@@ -76,18 +87,15 @@ export const make = (options: Options = {}): Transport["Service"] => {
   const settings: Settings = {
     writeHighWaterMark: options.writeHighWaterMark ?? 64 * 1024,
     readHighWaterMark: options.readHighWaterMark ?? 256 * 1024,
-    // A timer of Node takes no more than 31 bits.
-    closeGraceMillis: Math.min(
-      Duration.toMillis(Duration.fromInputUnsafe(options.closeGrace ?? "1 second")),
-      0x7fffffff
-    ),
+    closeGraceMillis: timerMillis(options.closeGrace ?? "1 second"),
+    attemptDelayMillis: timerMillis(options.attemptDelay ?? "250 millis"),
     lookup: options.lookup
   }
-  return { connect: (endpoint) => connect(endpoint, settings) }
+  return { connect: (endpoint, onPhase = () => {}) => connect(endpoint, settings, onPhase) }
 }
 
 /**
- * The TCP transport with other options.
+ * The transport with other options.
  *
  * @category layers
  * @since 0.1.0
@@ -95,7 +103,7 @@ export const make = (options: Options = {}): Transport["Service"] => {
 export const layerWith = (options: Options): Layer.Layer<Transport> => Layer.succeed(Transport, make(options))
 
 /**
- * The TCP transport.
+ * The transport.
  *
  * @category layers
  * @since 0.1.0
@@ -108,265 +116,103 @@ export const layer: Layer.Layer<Transport> = layerWith({})
 
 const connect = Effect.fnUntraced(function*(
   endpoint: Endpoint,
-  settings: Settings
+  settings: Settings,
+  onPhase: (phase: DialPhase) => void
 ): Effect.fn.Return<Connection, TransportError, Scope.Scope> {
   const scope = yield* Effect.scope
-  const dial = new Dial(endpoint, settings)
+  const dial = new Dial(endpoint, settings, onPhase)
   // Registered before the dial, so that no interruption finds a socket without an owner.
   yield* Scope.addFinalizer(scope, dial.close)
-  return yield* dial.open
+  return yield* Effect.onError(dial.open(), () => dial.abandon)
 })
 
-/** Bytes that Node holds for a paused socket before it stops reading. */
-const readableHighWaterMark = 64 * 1024
-
-/** One dial and the socket it made. `connection` is set once the socket is open, and owns it from then on. */
+/** One dial and the sockets it made. `stream` is set once everything is open, and owns them from then on. */
 class Dial {
   private readonly endpoint: Endpoint
   private readonly settings: Settings
+  private readonly onPhase: (phase: DialPhase) => void
   private readonly address: string
-  private socket: Net.Socket | undefined
-  private connection: NodeConnection | undefined
+  private readonly sockets: Array<Net.Socket> = []
+  private stream: NodeStream | undefined
 
-  constructor(endpoint: Endpoint, settings: Settings) {
+  constructor(endpoint: Endpoint, settings: Settings, onPhase: (phase: DialPhase) => void) {
     this.endpoint = endpoint
     this.settings = settings
-    this.address = endpoint.host.includes(":")
-      ? `[${endpoint.host}]:${endpoint.port}`
-      : `${endpoint.host}:${endpoint.port}`
+    this.onPhase = onPhase
+    this.address = toAddress(endpoint)
   }
 
-  readonly open: Effect.Effect<Connection, TransportError> = Effect.callback((resume) => {
-    const { host, port } = this.endpoint
-    let phase: TransportPhase = Net.isIP(host) === 0 ? "dns" : "connect"
-    const fail = (cause: NodeJS.ErrnoException) =>
-      resume(Effect.fail(toError(toFault(cause, phase), phase, this.address)))
-    let socket: Net.Socket
-    try {
-      // The type of the options leaves out those of the stream.
-      const streamOptions = { readableHighWaterMark, writableHighWaterMark: this.settings.writeHighWaterMark }
-      socket = new Net.Socket(streamOptions as Net.SocketConstructorOpts)
-      this.socket = socket
-      socket.on("lookup", (error) => {
-        if (error === null) phase = "connect"
-      })
-      // Stays for the life of the socket: an error without a listener would end the process.
-      socket.on("error", fail)
-      socket.once("connect", () => {
-        socket.off("error", fail)
-        this.connection = new NodeConnection(socket, this.address, this.settings)
-        resume(Effect.succeed(this.connection))
-      })
-      socket.connect({
-        host,
-        port,
-        noDelay: true,
-        autoSelectFamily: true,
-        ...(this.settings.lookup === undefined ? undefined : { lookup: this.settings.lookup })
-      })
-    } catch (cause) {
-      phase = "connect"
-      fail(cause as Error)
-      return
+  readonly open = Effect.fnUntraced(function*(this: Dial): Effect.fn.Return<Connection, TransportError> {
+    const { address, endpoint, settings } = this
+    if (endpoint._tag === "Unix") {
+      const socket = yield* openUnix(endpoint.path, this.tcpOptions({}))
+      return this.use(new NodeStream(socket, address, settings))
     }
-    return Effect.sync(() => {
-      socket.destroy()
-    })
+    const isSecure = endpoint._tag === "Tls" || endpoint._tag === "SecureWebSocket"
+    const peer = { host: endpoint.host, port: endpoint.port, address }
+    // First, since nobody need be dialled with certificates that cannot be used.
+    const material = isSecure ? yield* prepareTls(endpoint.tls, peer) : undefined
+    let socket = endpoint.proxy === undefined
+      ? yield* openTcp(endpoint.host, endpoint.port, this.tcpOptions(endpoint))
+      : yield* this.openProxy(endpoint.proxy, endpoint, peer)
+    if (material !== undefined) {
+      this.onPhase("tls")
+      socket = yield* openTls(socket, material, peer, settings.writeHighWaterMark)
+    }
+    if (endpoint._tag === "Tcp" || endpoint._tag === "Tls") {
+      return this.use(new NodeStream(socket, address, settings, { hesitates: isSecure }))
+    }
+    this.onPhase("websocket")
+    return this.use(yield* openWebSocket(socket, endpoint, address, settings))
+  })
+
+  private readonly openProxy = Effect.fnUntraced(function*(
+    this: Dial,
+    proxy: ProxyServer,
+    endpoint: NetworkOptions,
+    peer: { readonly host: string; readonly port: number; readonly address: string }
+  ): Effect.fn.Return<Net.Socket, TransportError> {
+    const { settings } = this
+    const isSecure = proxy._tag === "HttpConnect" && proxy.tls !== undefined
+    const proxyPeer = { host: proxy.host, address: proxyAddress(proxy) }
+    const material = isSecure ? yield* prepareTls(proxy.tls, proxyPeer) : undefined
+    let socket = yield* Effect.mapError(
+      openTcp(proxy.host, proxy.port, this.tcpOptions(endpoint)),
+      (cause) => proxyError(proxy, peer, "unavailable", { code: cause.code, cause })
+    )
+    if (material !== undefined) {
+      this.onPhase("tls")
+      socket = yield* openTls(socket, material, proxyPeer, settings.writeHighWaterMark)
+    }
+    this.onPhase("proxy")
+    return yield* openTunnel(socket, proxy, peer)
+  })
+
+  private tcpOptions(endpoint: NetworkOptions) {
+    const { attemptDelayMillis, lookup, writeHighWaterMark } = this.settings
+    const keepAliveMillis = endpoint.tcpKeepAlive === undefined ? undefined : timerMillis(endpoint.tcpKeepAlive)
+    return {
+      attemptDelayMillis,
+      lookup,
+      writeHighWaterMark,
+      keepAliveMillis,
+      onPhase: this.onPhase,
+      onSocket: (socket: Net.Socket) => void this.sockets.push(socket)
+    }
+  }
+
+  private use(stream: NodeStream): Connection {
+    this.stream = stream
+    return stream
+  }
+
+  /** Destroys what was opened by a dial that failed or was interrupted. */
+  readonly abandon: Effect.Effect<void> = Effect.sync(() => {
+    for (const socket of this.sockets) socket.destroy()
   })
 
   /** Runs as a finalizer of the scope. */
-  readonly close: Effect.Effect<void> = Effect.suspend(() => {
-    if (this.connection !== undefined) return this.connection.close
-    this.socket?.destroy()
-    return Effect.void
-  })
+  readonly close: Effect.Effect<void> = Effect.suspend(() =>
+    this.stream === undefined ? this.abandon : this.stream.close
+  )
 }
-
-// ---------------------------------------------------------------------------
-// connection
-// ---------------------------------------------------------------------------
-
-/** Why a stream is dead. */
-interface Fault {
-  readonly kind: TransportError["kind"]
-  readonly cause?: NodeJS.ErrnoException | undefined
-}
-
-type Chunks = NonEmptyReadonlyArray<Uint8Array>
-
-/**
- * An open socket.
- *
- * Invariants: a parked reader means that `chunks` is empty and the socket flows; `fault` is set once, and from then on
- * nobody is parked. Chunks that arrived before the fault are still handed over, unless we ended the stream ourselves.
- */
-class NodeConnection implements Connection {
-  private readonly socket: Net.Socket
-  private readonly address: string
-  private readonly settings: Settings
-  private chunks: Array<Uint8Array> = []
-  private chunkBytes = 0
-  private paused = false
-  private fault: Fault | undefined
-  private reader: ((effect: Effect.Effect<Chunks, TransportError>) => void) | undefined
-  private readonly writers = new Set<(effect: Effect.Effect<void, TransportError>) => void>()
-
-  constructor(socket: Net.Socket, address: string, settings: Settings) {
-    this.socket = socket
-    this.address = address
-    this.settings = settings
-    socket.on("data", this.onData)
-    socket.on("drain", this.onDrain)
-    socket.on("end", () => this.die({ kind: "eof" }))
-    socket.on("error", (cause) => this.die(toFault(cause, "read")))
-    socket.on("close", () => this.die({ kind: "other" }))
-  }
-
-  // --- reading ---
-
-  private readonly onData = (chunk: Uint8Array) => {
-    if (this.fault !== undefined) return
-    const resume = this.reader
-    if (resume !== undefined) {
-      this.reader = undefined
-      resume(Effect.succeed([chunk]))
-      return
-    }
-    this.chunks.push(chunk)
-    this.chunkBytes += chunk.length
-    if (this.chunkBytes >= this.settings.readHighWaterMark && !this.paused) {
-      this.paused = true
-      this.socket.pause()
-    }
-  }
-
-  private takeChunks(): Chunks {
-    const chunks = this.chunks
-    this.chunks = []
-    this.chunkBytes = 0
-    if (this.paused) {
-      this.paused = false
-      this.socket.resume()
-    }
-    return chunks as ReadonlyArray<Uint8Array> as Chunks
-  }
-
-  private readonly park: Effect.Effect<Chunks, TransportError> = Effect.callback((resume) => {
-    this.reader = resume
-    return Effect.sync(() => {
-      if (this.reader === resume) this.reader = undefined
-    })
-  })
-
-  readonly pull: Connection["pull"] = Effect.suspend(() => {
-    if (this.chunks.length > 0) return Effect.succeed(this.takeChunks())
-    return this.fault === undefined ? this.park : this.failure(this.fault, "read")
-  })
-
-  // --- writing ---
-
-  private readonly onDrain = () => {
-    const writers = Array.from(this.writers)
-    this.writers.clear()
-    for (const resume of writers) resume(Effect.void)
-  }
-
-  private readonly awaitDrain: Effect.Effect<void, TransportError> = Effect.callback((resume) => {
-    this.writers.add(resume)
-    return Effect.sync(() => {
-      this.writers.delete(resume)
-    })
-  })
-
-  readonly write: Connection["write"] = (chunk) =>
-    Effect.suspend(() => {
-      if (this.fault !== undefined) return this.failure(this.fault, "write")
-      this.socket.write(chunk)
-      // Not the result of `write`, which is false for a large chunk even if the kernel took all of it.
-      return this.socket.writableLength < this.settings.writeHighWaterMark ? Effect.void : this.awaitDrain
-    })
-
-  // --- ending ---
-
-  private die(fault: Fault) {
-    if (this.fault !== undefined) return
-    this.fault = fault
-    const reader = this.reader
-    this.reader = undefined
-    const writers = Array.from(this.writers)
-    this.writers.clear()
-    // Resuming runs the waiting fiber at once, so the state is settled first.
-    reader?.(this.failure(fault, "read"))
-    for (const resume of writers) resume(this.failure(fault, "write"))
-  }
-
-  private failure(fault: Fault, phase: TransportPhase): Effect.Effect<never, TransportError> {
-    return Effect.fail(toError(fault, phase, this.address))
-  }
-
-  /** Ends the stream from our side: what arrived and was not pulled is of no use any more. */
-  private discard() {
-    this.chunks = []
-    this.chunkBytes = 0
-    this.die({ kind: "aborted" })
-  }
-
-  readonly abort: Connection["abort"] = Effect.sync(() => {
-    // First the socket, since a fiber that fails now may look at it.
-    this.socket.destroy()
-    this.discard()
-  })
-
-  /** Flushes, half-closes, and destroys after the grace. Ends when the socket is closed. */
-  readonly close: Effect.Effect<void> = Effect.suspend(() => {
-    this.discard()
-    const socket = this.socket
-    if (socket.closed) return Effect.void
-    return Effect.callback<void>((resume) => {
-      const grace = setTimeout(() => socket.destroy(), this.settings.closeGraceMillis)
-      socket.once("close", () => {
-        clearTimeout(grace)
-        resume(Effect.void)
-      })
-      socket.end()
-      // The end of the peer's side is seen only by reading up to it.
-      socket.resume()
-    })
-  })
-}
-
-// ---------------------------------------------------------------------------
-// errors
-// ---------------------------------------------------------------------------
-
-const toFault = (cause: NodeJS.ErrnoException, phase: TransportPhase): Fault => ({ kind: toKind(cause, phase), cause })
-
-const toKind = (cause: NodeJS.ErrnoException, phase: TransportPhase): TransportError["kind"] => {
-  if (phase === "dns") return "unresolved"
-  switch (cause.code) {
-    case "ECONNREFUSED":
-      return "refused"
-    case "ECONNRESET":
-    case "EPIPE":
-      return "reset"
-    case "EHOSTUNREACH":
-    case "EHOSTDOWN":
-    case "ENETUNREACH":
-    case "ENETDOWN":
-    case "EADDRNOTAVAIL":
-      return "unreachable"
-    case "ETIMEDOUT":
-      return phase === "connect" ? "timeout" : "other"
-    default:
-      return "other"
-  }
-}
-
-const toError = (fault: Fault, phase: TransportPhase, address: string): TransportError =>
-  new TransportError({
-    phase,
-    kind: fault.kind,
-    address,
-    ...(fault.cause?.code === undefined ? undefined : { code: fault.cause.code }),
-    ...(fault.cause === undefined ? undefined : { cause: fault.cause })
-  })

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Queue, Scope } from "effect"
+import { Effect, Exit, Fiber, Queue, References, Scope } from "effect"
 import { execFile } from "node:child_process"
 import * as Net from "node:net"
 import * as NodeTransport from "../../src/layers/NodeTransport.ts"
@@ -340,6 +340,28 @@ describe("NodeTransport", () => {
         assert.strictEqual(error.kind, "reset")
       }))
   })
+
+  for (const steps of [3, 4, 5]) {
+    it.live(`keeps the order of bytes, and misses no wake-up, when a fiber yields after every ${steps} steps`, () =>
+      Effect.gen(function*() {
+        const { connection, peer, scope } = yield* open()
+        const sent = pattern(1 << 20)
+        // Small pieces, each in a turn of its own, so that some arrive while the reader has yielded.
+        const sendFrom = (at: number) => {
+          peer.write(sent.subarray(at, at + 4001))
+          if (at + 4001 < sent.length) setImmediate(sendFrom, at + 4001)
+        }
+        sendFrom(0)
+        const chunks = yield* pullBytes(connection, sent.length)
+        assert.isTrue(Buffer.concat(chunks).equals(sent))
+        const received = yield* Effect.forkChild(receive(peer), { startImmediately: true })
+        for (let i = 0; i < 16; i++) yield* connection.write(sent)
+        peer.end()
+        assert.strictEqual((yield* Effect.flip(connection.pull)).kind, "eof")
+        yield* Scope.close(scope, Exit.void)
+        assert.strictEqual((yield* Fiber.join(received)).length, 16 * sent.length)
+      }).pipe(Effect.provideService(References.MaxOpsBeforeYield, steps)))
+  }
 
   describe("abort", () => {
     it.live("destroys at once under a blocked write, and fails what is suspended", () =>
