@@ -290,7 +290,8 @@ export class BrokerCore {
       }
       if (own.length === 0) continue
       found++
-      this.deliver(session, message, own)
+      if (this.options.overlap !== "perSubscription") this.deliver(session, message, own)
+      else for (const subscription of own) this.deliver(session, message, [subscription])
     }
     for (const [name, members] of groups) {
       found++

@@ -64,6 +64,11 @@ export interface TestBrokerOptions extends Omit<ListenOptions, "port" | "record"
   readonly useTopicAliases?: boolean | undefined
   /** Whether a publish that nobody subscribed to is acknowledged with 0x10. Default false. */
   readonly noMatchingSubscribers?: boolean | undefined
+  /**
+   * How a message is sent to a client of which several subscriptions match it (MQTT 5.0 §3.3.4): `"once"` (default) with all
+   * their identifiers, or `"perSubscription"`, each copy with its own QoS, options and identifier.
+   */
+  readonly overlap?: "once" | "perSubscription" | undefined
   /** Unacknowledged messages under way to one client that states no Receive Maximum. Default 65,535. */
   readonly maxInflight?: number | undefined
   /** Packets that `log` keeps; older ones are forgotten. Default 100,000. */

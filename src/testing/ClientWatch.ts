@@ -65,7 +65,8 @@ export class ClientWatch {
           return
         }
         const exchange = exchanges.get(packet.packetId)
-        if (exchange?.kind === "pubrec") {
+        // Where it is said again, the one before did not arrive.
+        if (exchange?.kind === "pubrec" || exchange?.kind === "pubrel") {
           exchange.kind = "pubrel"
           exchange.recSequence = this.session.nextSequence()
         }

@@ -312,13 +312,15 @@ export const make: Effect.Effect<Context.Context<MemoryNetwork | Transport>, nev
     // Only its waiting can be interrupted: a connection that was opened has an owner.
     const dial = (endpoint: Endpoint, restore: <A, E>(effect: Effect.Effect<A, E>) => Effect.Effect<A, E>) =>
       Effect.suspend(() => {
-        const address = `${endpoint.host}:${endpoint.port}`
+        // A socket path is a host of this network, with the port that nobody has to name.
+        const [name, port] = endpoint._tag === "Unix" ? [endpoint.path, 1883] : [endpoint.host, endpoint.port]
+        const address = `${name}:${port}`
         const record: Pending = { at: clock.currentTimeMillisUnsafe(), address, outcome: "pending" }
         dials.push(record)
         activity++
-        const hostName = endpoint.host.toLowerCase()
+        const hostName = name.toLowerCase()
         const answer = Effect.suspend(() => {
-          const found = takeFault(hostName, endpoint.port) ?? findAcceptor(hostName, endpoint.port)
+          const found = takeFault(hostName, port) ?? findAcceptor(hostName, port)
           if (found === "silent") return restore(Effect.never)
           if (typeof found === "string") {
             record.outcome = found

@@ -381,6 +381,29 @@ describe("TestBroker", () => {
   })
 
   describe("subscriptions", () => {
+    it.effect("sends a copy for each overlapping subscription, with its QoS and identifier, where it is told to", () =>
+      run(
+        Effect.gen(function*() {
+          const broker = yield* Broker
+          const client = yield* connected({ version: 5, clientId: "c" })
+          yield* client.send({ ...subscribe(1, "a/+", { qos: 0 }), properties: { subscriptionIdentifier: 3 } })
+          yield* client.send({
+            ...subscribe(2, "a/#", { qos: 1, rap: true }),
+            properties: { subscriptionIdentifier: 9 }
+          })
+          yield* client.send(subscribe(3, "a/b", { qos: 0 }))
+          for (const _ of [1, 2, 3]) yield* client.take("suback")
+          yield* broker.publish({ topic: "a/b", payload: "x", qos: 1, retain: true })
+          const copies = []
+          for (const _ of [1, 2, 3]) {
+            const { properties, qos, retain } = yield* client.take("publish")
+            copies.push([qos, retain, (properties as Json | undefined)?.["subscriptionIdentifier"]])
+          }
+          assert.deepStrictEqual(copies, [[0, false, 3], [1, true, 9], [0, false, undefined]])
+        }),
+        { overlap: "perSubscription" }
+      ))
+
     it.effect("that overlap bring one copy, at the best QoS, with all identifiers", () =>
       run(Effect.gen(function*() {
         const client = yield* connected()
