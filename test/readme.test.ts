@@ -41,7 +41,17 @@ const run = (args: ReadonlyArray<string>) =>
     )
   })
 
-const documents = ["README.md", "docs/testing.md"]
+const documents = [
+  "README.md",
+  "docs/testing.md",
+  "docs/endpoints.md",
+  "docs/failover.md",
+  "docs/filters.md",
+  "docs/performance.md",
+  "docs/session-stores.md",
+  "docs/sessions.md",
+  "docs/subscriptions.md"
+]
 
 describe("README", () => {
   it.live("compiles in every example", () =>

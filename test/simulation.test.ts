@@ -18,7 +18,9 @@ const client: ClientPlan = {
   topicAliasMaximum: 0,
   outbox: { maxBytes: 1_000_000, maxMessages: 100, strategy: "suspend", qos0Offline: "queue" },
   standing: { kind: "durable", filter: "t/#", qos: 2 },
-  consumerMillis: 0
+  consumerMillis: 0,
+  hasStore: false,
+  hasInbox: false
 }
 
 const publish: Action = {
@@ -30,7 +32,8 @@ const publish: Action = {
   isSequential: false,
   padding: 0,
   timeoutMillis: undefined,
-  expirySeconds: undefined
+  expirySeconds: undefined,
+  isOwn: false
 }
 
 /** One client that does this, with a second in between. */
@@ -39,6 +42,7 @@ const program = (...actions: ReadonlyArray<Action>): Program => ({
   isRough: false,
   latencyMillis: 0,
   windowBytes: 262_144,
+  stepsPerTurn: 2_048,
   clients: [client],
   steps: actions.map((action) => ({ wait: { _tag: "Time", millis: 1_000 }, action }))
 })
@@ -83,9 +87,50 @@ describe("simulation", () => {
     assert.isAbove(report.messages, 4)
   })
 
+  it("OR-04c: has no complaint about PUBRELs in the order of the PUBRECs that arrived", async () => {
+    const garble: Action = { _tag: "Garble", client: 0, type: "Pubrec", skip: 1 }
+    const cut = {
+      _tag: "CutAt",
+      client: 0,
+      from: "client",
+      type: "Pubrel",
+      skip: 1,
+      when: "before",
+      how: "reset"
+    } as const
+    const report = await run(program(garble, cut, { ...publish, count: 3 }, { _tag: "Flush", client: 0 }))
+    assert.deepStrictEqual(report.failures, [])
+    assert.isAbove(report.log().filter((line) => / -> PUBREL/.test(line)).length, 4)
+  })
+
   it("notices a message that is lost", async () => {
     assert.include(await kindsOf(swallow("broker", "Publish"), publish), "lost")
   })
+
+  const crashes: ReadonlyArray<Action> = [
+    {
+      _tag: "CrashAt",
+      client: 0,
+      from: "broker",
+      type: "Pubrec",
+      skip: 0,
+      when: "before",
+      keepsStore: true,
+      downMillis: 0
+    },
+    { ...publish, isOwn: true },
+    { _tag: "CrashAtCommit", client: 0, change: "Received", skip: 0, downMillis: 0 },
+    { ...publish, isOwn: true },
+    { _tag: "Crash", client: 0, keepsStore: true, downMillis: 0 }
+  ]
+  for (const hasInbox of [true, false]) {
+    it(`has no complaint about processes that are killed, ${hasInbox ? "with an inbox" : "with a store"} (law 8)`, async () => {
+      const { clients, ...rest } = program(...crashes)
+      const report = await run({ ...rest, clients: clients.map((plan) => ({ ...plan, hasStore: true, hasInbox })) })
+      assert.deepStrictEqual(report.failures, [])
+      assert.strictEqual(report.log().filter((line) => line.endsWith("th time")).length, 3)
+    })
+  }
 
   it("notices a publish that hangs, and what it holds", async () => {
     assert.includeMembers(await kindsOf(swallow("broker", "Pubrec"), publish), ["hung", "leaked"])

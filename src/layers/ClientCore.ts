@@ -13,14 +13,21 @@ import { PacketTooLarge, PublishAbandoned } from "../services/MqttError.ts"
 import type { ClientClosed, ClientHalted } from "../services/MqttError.ts"
 import type { ResolvedOptions } from "../services/ResolvedOptions.ts"
 import type { DropReason, Negotiated, Stats } from "../services/Status.ts"
+import type { Committer } from "./Committer.ts"
 import { Events } from "./Events.ts"
 import { Inbound } from "./Inbound.ts"
 import { Inbox } from "./Inbox.ts"
+import type { Journal } from "./Journal.ts"
 import { cannotAcknowledge, Outbound } from "./Outbound.ts"
 import { Outbox } from "./Outbox.ts"
 import type { Entry, Outcome } from "./Outbox.ts"
-import type { Hooks, Subscriber } from "./Subscriber.ts"
+import { PublishIds } from "./PublishIds.ts"
+import { SlowConsumers } from "./SlowConsumers.ts"
+import type { Hooks } from "./Delivery.ts"
+import type { Subscriber } from "./Subscriber.ts"
 import { Subscriptions } from "./Subscriptions.ts"
+
+type Resume = NonNullable<Entry["resume"]>
 
 /** Waits for what was taken to be gone. */
 interface Waiter {
@@ -37,9 +44,17 @@ export class ClientCore {
   readonly inbox: Inbox
   readonly outbound: Outbound = new Outbound(this)
   readonly inbound: Inbound = new Inbound(this)
+  readonly publishIds: PublishIds = new PublishIds()
+  /** Where changes of the session are recorded, and who keeps them; undefined without a store. */
+  journal: Journal | undefined
+  committer: Committer | undefined
+  /** Names the session that the server keeps when the link is lost; undefined if it keeps none. */
+  sessionKey: string | undefined
   readonly #clock: Clock.Clock
   #options: ResolvedOptions
   #negotiated: Negotiated | undefined
+  /** Behind which packet identifier those of an adopted session begin; undefined once they have. */
+  adoptedAfter: number | undefined
   #wakeWriter: (() => void) | undefined
   /**
    * Whether a CONNECT that asked for our session went without an answer. A server that had lost the session has made a new
@@ -53,11 +68,14 @@ export class ClientCore {
   #gate: ClientHalted | ClientClosed | undefined
   /** Outcomes whose callers run when the present batch is done, and not in the middle of a change of state. */
   #outcomes: Array<() => void> = []
+  /** The callers of publishes that are over, each with the outcome and the entry behind it; so none takes a closure. */
+  #ended: Array<Resume | Outcome | Entry> = []
   #inBatch = false
   /** Whether bytes that were collected are not yet handed to the socket. */
   writing = false
   readonly #ready = new Set<Subscriber>()
   readonly #lagging = new Set<Subscriber>()
+  readonly slow: SlowConsumers = new SlowConsumers(this)
   readonly #waiters = new Set<Waiter>()
 
   /** For subscribers of this client. */
@@ -66,13 +84,21 @@ export class ClientCore {
       this.inbox.settle(receipt)
       this.wakeWriter()
     },
-    giveBack: (receipt) => this.inbound.giveBack(receipt),
+    settleAs: (receipt, reasonCode) => {
+      const standing = this.inbox.standing(receipt)
+      this.inbox.settle(receipt, reasonCode)
+      this.wakeWriter()
+      return standing
+    },
+    giveBack: (receipt, isBegun, durable) => this.inbound.giveBack(receipt, isBegun, durable),
     onDrop: (message) => this.drop(message.topic, message.qos, "buffer"),
     onReady: (subscriber) => {
       this.#ready.add(subscriber)
       if (!this.#inBatch) this.endBatch()
     },
-    onLagging: (subscriber) => this.#lagging.add(subscriber)
+    onLagging: (subscriber) => this.#lagging.add(subscriber),
+    onHolding: (subscriber) => this.slow.watch(subscriber),
+    now: () => this.now()
   }
 
   constructor(options: ResolvedOptions, clock: Clock.Clock) {
@@ -80,9 +106,14 @@ export class ClientCore {
     this.#clock = clock
     this.outbox = new Outbox(options.outbox, {
       onDrop: (entry) => this.drop(entry.topic, entry.qos, "outbox"),
-      finish: (entry, outcome) => this.finish(entry, outcome)
+      finish: (entry, outcome) =>
+        outcome._tag === "Failed" ? this.outbound.end(entry, outcome) : this.finish(entry, outcome)
     })
-    this.inbox = new Inbox(this.session, (message) => this.drop(message.topic, message.qos, "unclaimed"))
+    this.inbox = new Inbox(this.session, options, {
+      onUnclaimed: (message) => this.drop(message.topic, message.qos, "unclaimed"),
+      onOwed: (receipt) => this.inbound.onOwed(receipt),
+      onRefused: (packet) => this.inbound.onRefused(packet)
+    })
     this.subscriptions.declare(options.subscriptions)
   }
 
@@ -109,7 +140,9 @@ export class ClientCore {
       heldBytes: this.outbox.bytes,
       inFlight: this.session.inFlight,
       unacknowledged: this.inbox.unacknowledged,
+      unacknowledgedBytes: this.inbox.bytes,
       unclaimed: this.inbox.parked,
+      putAside: this.inbound.spill?.count ?? 0,
       dropped: this.#dropped,
       packetIds: this.session.ids.size
     }
@@ -134,10 +167,11 @@ export class ClientCore {
     this.#options = options
     this.startBatch()
     this.outbox.configure(options.outbox)
+    this.inbox.configure(options)
     this.endBatch()
     this.subscriptions.declare(options.subscriptions)
     // Which of them have a taker to wait for may have changed.
-    for (const receipt of this.inbox.claim(() => true)) this.inbound.dispatch(receipt)
+    for (const receipt of this.inbox.claim(() => true)) this.inbound.reconsider(receipt)
   }
 
   /**
@@ -148,22 +182,44 @@ export class ClientCore {
     this.#negotiated = negotiated
     this.#wakeWriter = wakeWriter
     this.outbound.clearPubrels()
+    this.journal?.begin(resumes, this.sessionKey)
     const counts = negotiated.protocolVersion === 5 && this.#options.onReceiveMaximumExceeded === "disconnect"
-    this.inbox.begin(resumes, counts ? this.#options.receiveMaximum : Infinity)
+    this.inbox.begin(resumes, counts ? this.#options.receiveMaximum : Infinity, negotiated.protocolVersion === 5)
     if (resumes) this.session.resume(negotiated.sendWindow)
-    else this.outbound.onSessionLost(this.session.discard(negotiated.sendWindow))
+    else {
+      this.outbound.onSessionLost(this.session.discard(negotiated.sendWindow))
+      if (negotiated.sessionPresent) this.#adopt()
+    }
     this.isSessionInDoubt = false
-    const filters = this.subscriptions.begin(negotiated, resumes, isInDoubt)
+    const filters = this.subscriptions.begin(
+      negotiated,
+      resumes,
+      isInDoubt,
+      this.#options.subscriptionIdentifiers
+    )
     if (filters.length > 0) this.events.emit({ _tag: "Resubscribed", filters })
     wakeWriter()
+    this.slow.wake()
+  }
+
+  /**
+   * The server may hold identifiers of exchanges that nobody here knows of, and would take a QoS 2 message under one of them
+   * for a repetition. They are not to be had from it, but those of an earlier life are likely to begin at 1.
+   */
+  #adopt(): void {
+    if (this.adoptedAfter === undefined) return
+    this.session.ids.continueAfter(this.adoptedAfter)
+    this.adoptedAfter = undefined
   }
 
   /** The connection is over. */
   close(): void {
+    if (this.#negotiated !== undefined) this.inbox.end(this.#negotiated.sessionExpiryInterval === 0)
     this.#negotiated = undefined
     this.#wakeWriter = undefined
     // What the socket had not taken is lost with it, and nobody waits for it any more.
     this.writing = false
+    if (this.committer !== undefined) this.committer.target = undefined
     this.subscriptions.end(this.session.ids)
     if (!this.#inBatch) this.endBatch()
   }
@@ -177,14 +233,22 @@ export class ClientCore {
       this.#outcomes.push(() => waiter.resume(given))
     }
     this.#waiters.clear()
+    const kept: Array<Entry> = []
     for (const entry of this.outbox.removeAll()) {
-      if (entry.resume === undefined) this.drop(entry.topic, entry.qos, "abandoned")
+      // What may have been delivered, and what the store keeps for a later connection or process, stays.
+      if (entry.isKept === true && entry.phase !== "queued") kept.push(entry)
+      else {
+        if (entry.resume === undefined) this.drop(entry.topic, entry.qos, "abandoned")
+        this.outbound.forget(entry)
+      }
       this.finish(entry, { _tag: "Failed", reason: new PublishAbandoned({ phase: entry.phase, cause }) })
     }
+    if (kept.length > 0) this.outbox.restore(kept, [], 0)
     // The exchanges stay: the server may know them, and a later connection goes on with them.
     for (const { token } of this.session.exchanges()) {
       this.finish(token, { _tag: "Failed", reason: new PublishAbandoned({ phase: token.phase, cause }) })
     }
+    this.publishIds.abandon(cause, (entry, outcome) => this.finish(entry, outcome))
     this.subscriptions.failWaiting(cause)
     this.endBatch()
   }
@@ -194,9 +258,15 @@ export class ClientCore {
     this.#gate = cause
   }
 
-  /** Whether all that was taken is sent and, at QoS 1 and 2, acknowledged. */
+  /** Whether all that was taken is sent and, at QoS 1 and 2, acknowledged, and the store knows of it. */
   get isDrained(): boolean {
-    return this.outbox.queued === 0 && this.session.inFlight === 0 && !this.writing
+    return this.outbox.queued === 0 && this.session.inFlight === 0 && !this.isWriting &&
+      this.committer?.isIdle !== false
+  }
+
+  /** Whether something that left the outbox is not yet handed to the socket. */
+  get isWriting(): boolean {
+    return this.writing || this.committer?.isBusy === true
   }
 
   reopen(): void {
@@ -212,7 +282,9 @@ export class ClientCore {
     const resume = entry.resume
     if (resume === undefined) return
     entry.resume = undefined
-    this.defer(() => resume(outcome))
+    // A batch lets nobody go on by itself.
+    if (entry.batch !== undefined || !this.#inBatch) resume(outcome, entry)
+    else this.#ended.push(resume, outcome, entry)
   }
 
   /** Runs what lets user code go on: when the present batch is done, since a fiber that is resumed runs at once. */
@@ -236,6 +308,13 @@ export class ClientCore {
   /** Lets callers and consumers run, now that the state is whole. */
   endBatch(): void {
     this.#inBatch = false
+    if (this.#ended.length > 0) {
+      const ended = this.#ended
+      this.#ended = []
+      for (let at = 0; at < ended.length; at += 3) {
+        ;(ended[at] as Resume)(ended[at + 1] as Outcome, ended[at + 2] as Entry)
+      }
+    }
     if (this.#outcomes.length > 0) {
       const outcomes = this.#outcomes
       this.#outcomes = []
@@ -246,6 +325,7 @@ export class ClientCore {
       this.#ready.clear()
       for (const subscriber of ready) subscriber.wake()
     }
+    if (this.#waiters.size === 0) return
     for (const waiter of this.#waiters) {
       if (waiter.isDone()) {
         this.#waiters.delete(waiter)
@@ -277,7 +357,8 @@ export class ClientCore {
    */
   collect(encoder: PacketCodec.Encoder, limit: number): ProtocolFault.ProtocolFault | undefined {
     this.#encodeSubscriptions(encoder, limit)
-    if (!this.collectAcks(encoder)) return cannotAcknowledge
+    const acks = this.committer === undefined ? this.inbox.takeAcks() : this.inbox.takeKeptAcks()
+    if (!encodeAll(encoder, acks) || !this.outbound.encodePubrels(encoder)) return cannotAcknowledge
     const fault = this.outbound.encodeRedelivery(encoder, limit)
     if (fault !== undefined) return fault
     if (!this.session.redelivering) this.outbound.encodeNew(encoder, limit)
@@ -289,10 +370,13 @@ export class ClientCore {
    * what was taken is not sent again.
    */
   collectAcks(encoder: PacketCodec.Encoder): boolean {
-    for (const ack of this.inbox.takeAcks()) {
-      if (encoder.encode(ack) !== undefined) return false
-    }
-    return this.outbound.encodePubrels(encoder)
+    if (this.committer !== undefined) return this.collectPubacks(encoder)
+    return encodeAll(encoder, this.inbox.takeAcks()) && this.outbound.encodePubrels(encoder)
+  }
+
+  /** Encodes the PUBACKs that are due, of which a store keeps nothing; false if the server cannot take one. */
+  collectPubacks(encoder: PacketCodec.Encoder): boolean {
+    return encodeAll(encoder, this.inbox.takePubacks())
   }
 
   #encodeSubscriptions(encoder: PacketCodec.Encoder, limit: number): void {
@@ -337,3 +421,6 @@ export class ClientCore {
     }
   }
 }
+
+const encodeAll = (encoder: PacketCodec.Encoder, packets: ReadonlyArray<Packet.ClientPacket>): boolean =>
+  packets.every((packet) => encoder.encode(packet) === undefined)

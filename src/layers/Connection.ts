@@ -7,6 +7,7 @@
  * @since 0.1.0
  */
 import * as Cause from "effect/Cause"
+import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -19,24 +20,24 @@ import type { Credentials } from "../services/ClientOptions.ts"
 import * as Endpoint from "../services/Endpoint.ts"
 import {
   ConnectTimeout,
-  DialFailed,
+  fromTransportError,
   KeepAliveTimeout,
-  NameNotResolved,
   Offline,
   OptionsUnavailable,
   PingError,
   WriteBlocked
 } from "../services/MqttError.ts"
-import type { ConnectReason, LinkLost } from "../services/MqttError.ts"
+import type { ConnectReason, InvalidOptions, LinkLost, ReauthenticateError } from "../services/MqttError.ts"
 import { checkCredentials } from "../services/ResolvedOptions.ts"
 import type { ResolvedOptions } from "../services/ResolvedOptions.ts"
 import type { Negotiated } from "../services/Status.ts"
 import { Transport } from "../services/Transport.ts"
-import type { TransportError } from "../services/Transport.ts"
+import * as Authenticator from "./Authenticator.ts"
 import type { ClientCore } from "./ClientCore.ts"
 import { planSession, toConnect } from "./Handshake.ts"
 import type { SessionPlan, SessionRecord } from "./Handshake.ts"
 import { LinkState, sliceBytes } from "./LinkState.ts"
+import { lifetime } from "./Renewal.ts"
 
 /** Scheduler turns that the reader gives its consumers after a pull, at most, while one of them lags. */
 const consumerTurns = 256
@@ -51,6 +52,7 @@ export interface Link {
   /** Sends DISCONNECT behind the packet that is being written. Never longer than `disconnectTimeout`; aborts past it. */
   readonly disconnect: (packet: Packet.Disconnect) => Effect.Effect<void>
   readonly ping: Effect.Effect<Duration.Duration, PingError>
+  readonly reauthenticate: Effect.Effect<void, ReauthenticateError>
 }
 
 // ---------------------------------------------------------------------------
@@ -60,7 +62,14 @@ export interface Link {
 const reader = Effect.fnUntraced(function*(link: LinkState) {
   while (link.phase !== "over") {
     const chunks = yield* link.stream.pull
-    link.receive(chunks)
+    const half = link.halfOf(chunks)
+    if (half > 0) {
+      link.receive([chunks[0].subarray(0, half)])
+      yield* Effect.yieldNow
+      link.receive([chunks[0].subarray(half)])
+    } else {
+      link.receive(chunks)
+    }
     for (let turn = 0; turn < consumerTurns && !link.isJudged && link.core.isLagging; turn++) yield* Effect.yieldNow
   }
 }, (effect, link) => Effect.catch(effect, (error) => Effect.sync(() => link.lost(error))))
@@ -129,24 +138,24 @@ const keepAlive = Effect.fnUntraced(function*(link: LinkState) {
 /** One attempt as it goes on. */
 export interface Attempt {
   /** How far it has come, for the error of its timeout. */
-  phase: "options" | "dial" | "connack"
+  phase: ConnectTimeout["phase"]
   /**
    * To be run when the attempt was interrupted, before its scope is closed, however far it had come: takes its CONNECT back
    * with DISCONNECT, since the server might publish the will otherwise. Bounded by `disconnectTimeout`.
    */
   leave: (packet: Packet.Disconnect) => Effect.Effect<void>
+  /** How long the credentials are good for, from the moment at which they were given, where they say so. */
+  lifetimeMillis: number | undefined
   /** Called when CONNACK accepts the connection, before anything else is made of it. */
   onAccepted: (negotiated: Negotiated) => void
 }
 
-export const makeAttempt = (): Attempt => ({ phase: "options", leave: () => Effect.void, onAccepted: () => {} })
-
-const toDialReason = (error: TransportError): ConnectReason => {
-  const { address, kind } = error
-  if (kind === "unresolved") return new NameNotResolved({ address, cause: error })
-  const known = kind === "refused" || kind === "unreachable" || kind === "timeout"
-  return new DialFailed({ address, kind: known ? kind : "other", cause: error })
-}
+export const makeAttempt = (): Attempt => ({
+  phase: "options",
+  leave: () => Effect.void,
+  lifetimeMillis: undefined,
+  onAccepted: () => {}
+})
 
 /** Dials and shakes hands. The stream, and the reader, belong to the scope. */
 const shakeHands = Effect.fnUntraced(function*(
@@ -158,21 +167,29 @@ const shakeHands = Effect.fnUntraced(function*(
 ) {
   const scope = yield* Effect.scope
   const transport = yield* Transport
+  const { authentication } = options
+  const authenticator = authentication === undefined ? undefined : yield* Authenticator.begin(authentication)
   attempt.phase = "dial"
-  const stream = yield* Effect.mapError(transport.connect(options.endpoint), toDialReason)
+  const stream = yield* Effect.mapError(
+    transport.connect(options.endpoint, (phase) => {
+      attempt.phase = phase
+    }),
+    fromTransportError
+  )
   const link = new LinkState(core, options, plan, attempt.onAccepted, stream, {
     writerWake: yield* Queue.dropping<void>(1),
     keepAliveWake: yield* Queue.dropping<void>(1)
-  })
+  }, authenticator)
   yield* Scope.addFinalizer(scope, Effect.suspend(() => link.release()))
   attempt.phase = "connack"
   attempt.leave = (packet) => link.leave(packet)
   if (plan.resumes) core.isSessionInDoubt = true
-  const fault = link.encoder.encode(toConnect(options, credentials, plan))
+  const fault = link.encoder.encode(toConnect(options, credentials, plan, authenticator?.data))
   if (fault !== undefined) return yield* Effect.die(new Error(`CONNECT could not be encoded: ${fault.packet}`))
   link.connect = link.encoder.take()
   yield* Effect.forkIn(reader(link), scope)
   yield* Effect.forkIn(writer(link), scope)
+  if (authenticator !== undefined) yield* Effect.forkIn(authenticator.run(link), scope)
   link.wakeWriter()
   const outcome = yield* Deferred.await(link.handshake)
   if (outcome._tag === "Failed") {
@@ -194,7 +211,10 @@ const disconnect = (reasonCode: number): Packet.Disconnect => ({
 export const orUnavailable = <A>(effect: Effect.Effect<A, unknown>): Effect.Effect<A, OptionsUnavailable> =>
   Effect.catchCause(effect, (cause) => Effect.fail(new OptionsUnavailable({ cause: Cause.squash(cause) })))
 
-const resolveCredentials = Effect.fnUntraced(function*(options: ResolvedOptions) {
+/** The credentials of an attempt. */
+export const resolveCredentials = Effect.fnUntraced(function*(
+  options: ResolvedOptions
+): Effect.fn.Return<Credentials, OptionsUnavailable | InvalidOptions> {
   const { credentials } = options
   if (credentials === undefined) return {}
   if (!Effect.isEffect(credentials)) return credentials
@@ -205,6 +225,8 @@ const resolveCredentials = Effect.fnUntraced(function*(options: ResolvedOptions)
 /** Completes the fibers of an accepted connection and gives the supervisor's view of it. */
 const run = Effect.fnUntraced(function*(link: LinkState, negotiated: Negotiated, scope: Scope.Scope) {
   yield* Effect.forkIn(keepAlive(link), scope)
+  const { authenticator } = link
+  if (authenticator !== undefined) yield* Effect.forkIn(authenticator.renew(link, scope), scope)
 
   const ended: Effect.Effect<LinkLost> = Effect.gen(function*() {
     const cause = yield* Deferred.await(link.ended)
@@ -212,6 +234,10 @@ const run = Effect.fnUntraced(function*(link: LinkState, negotiated: Negotiated,
     // On 3.1.1 an error is reported by closing and nothing else (DC-11).
     else if (cause._tag === "ProtocolError" && link.options.protocolVersion === 5) {
       yield* link.sendFinal(disconnect(cause.reasonCode))
+    } else if (cause._tag === "UnacknowledgedOverflow" && link.options.protocolVersion === 5) {
+      yield* link.sendFinal(disconnect(0x97))
+    } else if (cause._tag === "AuthenticationFailed") {
+      yield* link.sendFinal(disconnect(0x80))
     }
     return cause
   })
@@ -224,7 +250,8 @@ const run = Effect.fnUntraced(function*(link: LinkState, negotiated: Negotiated,
     })
   })
 
-  const self: Link = { negotiated, ended, disconnect: (packet) => link.leave(packet), ping }
+  const reauthenticate = authenticator?.reauthenticate(link, scope) ?? Authenticator.none
+  const self: Link = { negotiated, ended, disconnect: (packet) => link.leave(packet), ping, reauthenticate }
   return self
 })
 
@@ -236,7 +263,14 @@ const connect = Effect.fnUntraced(function*(
   attempt: Attempt
 ) {
   const scope = yield* Effect.scope
+  if (core.committer !== undefined) {
+    // What the store could not keep before has to be there before anything builds on it.
+    attempt.phase = "store"
+    yield* core.committer.flush
+    attempt.phase = "options"
+  }
   const credentials = yield* resolveCredentials(options)
+  attempt.lifetimeMillis = lifetime(credentials, yield* Clock.currentTimeMillis)
   let plan = planSession(options, clientId, record)
   if (plan.discardFirst) {
     yield* discardSession(core, options, plan, credentials, attempt)

@@ -25,6 +25,8 @@ class Watcher {
 
 export class Events {
   readonly #watchers = new Set<Watcher>()
+  /** What happened before anybody could watch. */
+  #early: Array<ClientEvent> = []
   #ended = false
 
   /** Whether anybody watches; ask before an event is built on the path of a message. */
@@ -44,6 +46,11 @@ export class Events {
     }
   }
 
+  /** For what happens while the client is built: the first watcher is told of it. */
+  emitToFirst(event: ClientEvent): void {
+    if (this.#early.length < capacity) this.#early.push(event)
+  }
+
   /** The client is closed: watchers end once they have seen what there is. */
   end(): void {
     this.#ended = true
@@ -56,6 +63,9 @@ export class Events {
         Effect.map(Queue.dropping<void, Cause.Done>(1), (signal) => {
           const watcher = new Watcher(signal)
           this.#watchers.add(watcher)
+          watcher.events = this.#early
+          this.#early = []
+          if (watcher.events.length > 0) Queue.offerUnsafe(signal, undefined)
           if (this.#ended) Queue.endUnsafe(signal)
           return watcher
         }),

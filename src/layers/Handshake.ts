@@ -36,8 +36,11 @@ export interface SessionPlan {
   readonly discarded: boolean
 }
 
-export const sessionKey = (options: ResolvedOptions, clientId: string): string =>
-  `${clientId}@${Endpoint.toUrl(options.endpoint)}`
+/** Whose sessions they are: those of the group, or those of the endpoint alone. */
+export const brokerKey = ({ endpoint, group }: ResolvedOptions): string =>
+  group === undefined ? Endpoint.toUrl(endpoint) : `group:${group}`
+
+export const sessionKey = (options: ResolvedOptions, clientId: string): string => `${clientId}@${brokerKey(options)}`
 
 /** `sessionExpiry` for ever (MQTT 5.0 §3.1.2.11.2). */
 const never = 0xffffffff
@@ -62,7 +65,8 @@ const encoder = new TextEncoder()
 export const toConnect = (
   options: ResolvedOptions,
   credentials: Credentials,
-  plan: Pick<SessionPlan, "clientId" | "cleanStart">
+  plan: Pick<SessionPlan, "clientId" | "cleanStart">,
+  authenticationData: Uint8Array | undefined = undefined
 ): Packet.Connect => {
   const password = credentials.password === undefined
     ? undefined
@@ -83,6 +87,8 @@ export const toConnect = (
       topicAliasMaximum: options.topicAliasMaximum === 0 ? undefined : options.topicAliasMaximum,
       requestResponseInformation: options.requestResponseInformation ? true : undefined,
       requestProblemInformation: options.requestProblemInformation ? undefined : false,
+      authenticationMethod: options.authentication?.method,
+      authenticationData,
       userProperties: options.userProperties.length === 0 ? undefined : options.userProperties
     }
   }
@@ -123,8 +129,12 @@ export const onConnack = (options: ResolvedOptions, plan: SessionPlan, packet: P
     return fault("session present", "a session although a clean one was asked for", 0x82)
   }
   const properties = packet.properties ?? {}
-  if (properties.authenticationMethod !== undefined || properties.authenticationData !== undefined) {
-    return fault("authentication method", "CONNECT had none", 0x82)
+  const method = options.authentication?.method
+  if (properties.authenticationMethod !== method) {
+    return fault("authentication method", method === undefined ? "CONNECT had none" : "not that of CONNECT", 0x82)
+  }
+  if (method === undefined && properties.authenticationData !== undefined) {
+    return fault("authentication data", "CONNECT had no authentication method", 0x82)
   }
   if (plan.clientId === "" && version === 5 && properties.assignedClientIdentifier === undefined) {
     return fault("assigned client identifier", "missing although CONNECT had an empty one", 0x82)
@@ -167,6 +177,22 @@ const toNegotiated = (
     userProperties: properties.userProperties ?? []
   }
 }
+
+/** What the first bytes say for certain of a peer that is no MQTT server. Neither can begin an answer to CONNECT. */
+export const foreignFault = (bytes: Uint8Array): ProtocolFault.ProtocolFault | undefined => {
+  // The header of a TLS alert, and "HTTP".
+  const name = startsWith(bytes, [0x15, 0x03])
+    ? "TLS"
+    : startsWith(bytes, [0x48, 0x54, 0x54, 0x50])
+    ? "HTTP"
+    : undefined
+  return name === undefined
+    ? undefined
+    : ProtocolFault.make("frame", "packet type", `the peer speaks ${name} on this port, and not MQTT`, 0x82)
+}
+
+const startsWith = (bytes: Uint8Array, start: ReadonlyArray<number>): boolean =>
+  start.every((byte, index) => bytes[index] === byte)
 
 export const toProtocolError = (fault: ProtocolFault.ProtocolFault): ProtocolError =>
   new ProtocolError({ packet: fault.packet, field: fault.field, rule: fault.rule, reasonCode: fault.reasonCode })

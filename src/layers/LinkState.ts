@@ -16,22 +16,34 @@ import { KeepAlive, PacketCodec, ProtocolFault, ReasonCode } from "../protocol/i
 import * as Endpoint from "../services/Endpoint.ts"
 import type { ConnectReason, LinkLost } from "../services/MqttError.ts"
 import {
+  AuthenticationFailed,
   ClosedBeforeConnack,
+  fromTransportError,
   Offline,
   PingError,
   ServerDisconnected,
   TransportLost,
+  UnacknowledgedOverflow,
   UnsupportedProtocolVersion
 } from "../services/MqttError.ts"
 import type { ResolvedOptions } from "../services/ResolvedOptions.ts"
 import type { Negotiated } from "../services/Status.ts"
+import type { SessionStoreError } from "../services/SessionStore.ts"
 import type { Connection as Stream, TransportError } from "../services/Transport.ts"
+import type { Authenticator } from "./Authenticator.ts"
 import type { ClientCore } from "./ClientCore.ts"
+import type { CommitTarget, KeptBytes } from "./Committer.ts"
 import type { ConnackOutcome, SessionPlan } from "./Handshake.ts"
-import { onConnack, toProtocolError } from "./Handshake.ts"
+import { foreignFault, onConnack, toProtocolError } from "./Handshake.ts"
+import { cannotAcknowledge } from "./Outbound.ts"
 
 /** Bytes that are collected for one write, and the largest slice that is written at once, so that progress is seen. */
 export const sliceBytes = 64 * 1024
+
+/** An acknowledgement that says nothing but yes. */
+const ackBytes = 4
+/** Where collecting ends, so that the last message, if it is no larger than 4 KiB, still fits into the slice. */
+const collectBytes = sliceBytes - 4200
 
 interface Ping {
   /** Milliseconds. */
@@ -44,7 +56,7 @@ type HandshakeOutcome =
   | { readonly _tag: "Discard" }
   | { readonly _tag: "Failed"; readonly reason: ConnectReason; readonly disconnect: number | undefined }
 
-export class LinkState {
+export class LinkState implements CommitTarget {
   readonly core: ClientCore
   readonly options: ResolvedOptions
   readonly plan: SessionPlan
@@ -55,6 +67,8 @@ export class LinkState {
   readonly handshake: Deferred.Deferred<HandshakeOutcome> = Deferred.makeUnsafe()
   readonly ended: Deferred.Deferred<LinkLost> = Deferred.makeUnsafe()
   readonly finalWritten: Deferred.Deferred<void> = Deferred.makeUnsafe()
+  /** Where the options ask for enhanced authentication. */
+  readonly authenticator: Authenticator | undefined
   readonly writerWake: Queue.Queue<void>
   readonly keepAliveWake: Queue.Queue<void>
   /** Whether earlier attempts have put the session in doubt. */
@@ -87,7 +101,8 @@ export class LinkState {
     plan: SessionPlan,
     onAccepted: (negotiated: Negotiated) => void,
     stream: Stream,
-    queues: { readonly writerWake: Queue.Queue<void>; readonly keepAliveWake: Queue.Queue<void> }
+    queues: { readonly writerWake: Queue.Queue<void>; readonly keepAliveWake: Queue.Queue<void> },
+    authenticator: Authenticator | undefined = undefined
   ) {
     this.core = core
     this.isInDoubt = core.isSessionInDoubt
@@ -95,6 +110,7 @@ export class LinkState {
     this.plan = plan
     this.onAccepted = onAccepted
     this.stream = stream
+    this.authenticator = authenticator
     this.writerWake = queues.writerWake
     this.keepAliveWake = queues.keepAliveWake
     const { maximumPacketSize, protocolVersion, requestProblemInformation, topicAliasMaximum } = options
@@ -110,23 +126,43 @@ export class LinkState {
 
   readonly wakeWriter = (): void => {
     Queue.offerUnsafe(this.writerWake, undefined)
+    this.core.committer?.wake()
   }
 
   // ---------------------------------------------------------------------------
   // received
   // ---------------------------------------------------------------------------
 
+  /**
+   * Where to cut what was pulled, or 0. When nearly all that is under way is acknowledged at once, the writer gets its turn
+   * in the middle: the server then has something to do while we handle the other half, and both go on like that.
+   */
+  halfOf(chunks: ReadonlyArray<Uint8Array>): number {
+    const { length } = chunks[0]!
+    const { inFlight } = this.core.session
+    const isAcknowledgements = inFlight >= 32 && chunks.length === 1 && length <= ackBytes * inFlight
+    return isAcknowledgements && length > 0.6 * ackBytes * inFlight ? length >> 1 : 0
+  }
+
   /** Handles a whole pull. */
   receive(chunks: ReadonlyArray<Uint8Array>): void {
     const { core } = this
     KeepAlive.received(this.keepAlive, core.now())
     core.startBatch()
+    if (this.phase === "handshake" && this.#first === undefined) {
+      const foreign = foreignFault(chunks[0]!)
+      if (foreign !== undefined) this.fault(foreign)
+    }
     for (const chunk of chunks) {
       if (this.phase === "over") break
       const fault = this.decoder.push(chunk, this.#onPacket)
       if (fault !== undefined) this.fault(fault)
     }
     if (this.phase === "handshake") this.#checkFirst(chunks[0]![0]!)
+    if (core.inbox.isOverfull) {
+      const { maximumUnacknowledgedBytes: maximumBytes } = this.options
+      this.end(new UnacknowledgedOverflow({ bytes: core.inbox.bytes, maximumBytes }))
+    }
     core.endBatch()
     if (this.#handshakeOutcome !== undefined) {
       const outcome = this.#handshakeOutcome
@@ -156,6 +192,10 @@ export class LinkState {
         case "Disconnect":
           this.end(toServerDisconnected(packet))
           return undefined
+        case "Auth":
+          return this.authenticator === undefined
+            ? this.core.onPacket(packet)
+            : this.#onAuth(this.authenticator, packet)
         default:
           return this.core.onPacket(packet)
       }
@@ -163,6 +203,7 @@ export class LinkState {
     // What stands behind a DISCONNECT, or behind a refusal, means nothing any more (ER-06).
     if (this.phase === "over") return undefined
     if (packet._tag === "Connack") return this.#onConnack(packet)
+    if (packet._tag === "Auth" && this.authenticator !== undefined) return this.#onAuth(this.authenticator, packet)
     if (packet._tag === "Disconnect" && this.options.protocolVersion === 5) {
       const reasonCode = packet.reasonCode
       this.#fail(new ClosedBeforeConnack({ address: this.address, reasonCode }), undefined)
@@ -171,8 +212,33 @@ export class LinkState {
     return ProtocolFault.make(packet._tag.toUpperCase(), "packet type", "it came before CONNACK", 0x82)
   }
 
+  #onAuth(authenticator: Authenticator, packet: Packet.Auth): ProtocolFault.ProtocolFault | undefined {
+    const problem = authenticator.onAuth(packet, this.phase === "open")
+    if (problem?._tag !== "AuthenticationFailed") return problem
+    this.#failAuthentication(problem)
+    return undefined
+  }
+
+  /** The exchange failed on our side, which ends the connection, or the handshake. */
+  failAuthentication(error: AuthenticationFailed): void {
+    this.#failAuthentication(error)
+    if (this.#handshakeOutcome !== undefined) Deferred.doneUnsafe(this.handshake, Exit.succeed(this.#handshakeOutcome))
+  }
+
+  #failAuthentication(error: AuthenticationFailed): void {
+    if (this.phase === "handshake") this.#fail(error, 0x80)
+    else this.end(error)
+  }
+
   #onConnack(packet: Packet.Connack): ProtocolFault.ProtocolFault | undefined {
     const outcome: ConnackOutcome = onConnack(this.options, this.plan, packet)
+    if (this.authenticator !== undefined && (outcome._tag === "Accepted" || outcome._tag === "Discard")) {
+      const failed = this.authenticator.conclude(packet.properties?.authenticationData)
+      if (failed !== undefined) {
+        this.#failAuthentication(failed)
+        return undefined
+      }
+    }
     switch (outcome._tag) {
       case "Fault":
         return outcome.fault
@@ -200,6 +266,7 @@ export class LinkState {
       pingTimeout: this.options.pingTimeoutMillis ?? negotiated.keepAliveMillis
     }
     this.onAccepted(negotiated)
+    if (this.core.committer !== undefined) this.core.committer.target = this
     this.core.open(negotiated, negotiated.sessionPresent && this.plan.resumes, this.wakeWriter, this.isInDoubt)
     this.#handshakeOutcome = { _tag: "Accepted", negotiated }
   }
@@ -240,7 +307,10 @@ export class LinkState {
   /** The stream is gone. */
   lost(error: TransportError): void {
     if (this.phase === "handshake") {
-      this.#fail(new ClosedBeforeConnack({ address: this.address, cause: error }), undefined)
+      const reason = error.detail === undefined
+        ? new ClosedBeforeConnack({ address: this.address, cause: error })
+        : fromTransportError(error)
+      this.#fail(reason, undefined)
       Deferred.doneUnsafe(this.handshake, Exit.succeed(this.#handshakeOutcome!))
     } else {
       this.end(new TransportLost({ cause: error }))
@@ -281,8 +351,12 @@ export class LinkState {
   /** The scope of the stream closes. */
   release(): Effect.Effect<void> {
     // The attempt ran out of time in the moment in which it succeeded.
-    if (this.phase === "open") this.core.close()
+    const wasOpen = this.phase === "open"
     this.phase = "over"
+    this.#isReleased = true
+    // Also where DISCONNECT was to come behind it and was given up.
+    this.#dropKept()
+    if (wasOpen) this.core.close()
     return this.graceful ? Effect.void : this.stream.abort
   }
 
@@ -291,7 +365,9 @@ export class LinkState {
     if (this.phase !== "open") return
     this.phase = "over"
     this.cause = cause
-    this.graceful = cause._tag === "ServerDisconnected" || cause._tag === "ProtocolError"
+    this.graceful = cause._tag === "ServerDisconnected" || cause._tag === "ProtocolError" ||
+      cause._tag === "UnacknowledgedOverflow" || cause._tag === "AuthenticationFailed"
+    this.#dropKept()
     this.core.close()
     this.failPings(new PingError({ reason: cause }))
     Deferred.doneUnsafe(this.ended, Exit.succeed(cause))
@@ -321,6 +397,15 @@ export class LinkState {
     const { core, encoder } = this
     if (this.final !== undefined) {
       if (this.finalTaken) return undefined
+      if (this.#acknowledgesFirst) {
+        // What is about to be kept, or is kept, goes before.
+        if (core.committer?.isCommitting === true) {
+          // It may bring nothing for us, and then nobody else says that it is over.
+          core.committer.onCommitted = this.wakeWriter
+          return undefined
+        }
+        if (this.#kept !== undefined) return this.#takeKept()
+      }
       this.finalTaken = true
       if (this.#acknowledgesFirst) core.collectAcks(encoder)
       return encoder.encode(this.final) === undefined ? encoder.take() : new Uint8Array(0)
@@ -334,7 +419,17 @@ export class LinkState {
       KeepAlive.writeStarted(this.keepAlive, now)
       return bytes
     }
-    if (this.phase !== "open") return undefined
+    const auth = this.authenticator?.outgoing
+    if (auth !== undefined) {
+      this.authenticator!.outgoing = undefined
+      if (encoder.encode(auth) !== undefined) {
+        const { method } = this.authenticator!.authentication
+        const cause = new Error("the data does not fit into a packet that the server takes")
+        this.failAuthentication(new AuthenticationFailed({ method, problem: "respond", cause }))
+        return undefined
+      }
+    }
+    if (this.phase !== "open") return auth === undefined ? undefined : encoder.take()
     for (const ping of this.#pingsQueued) {
       encoder.encode({ _tag: "Pingreq" })
       ping.sentAt = now
@@ -343,8 +438,12 @@ export class LinkState {
     this.#hasPings = this.#pingsQueued.length > 0
     this.#pingsQueued = []
     core.startBatch()
-    const fault = core.collect(encoder, sliceBytes)
-    const bytes = encoder.size === 0 ? undefined : encoder.take()
+    const fault = core.committer === undefined
+      ? core.collect(encoder, collectBytes)
+      : core.collectPubacks(encoder)
+      ? undefined
+      : cannotAcknowledge
+    const bytes = encoder.size === 0 ? this.#takeKept() : encoder.take()
     if (bytes !== undefined) {
       core.writing = true
       KeepAlive.writeStarted(this.keepAlive, now)
@@ -359,6 +458,59 @@ export class LinkState {
   }
 
   #hasPings = false
+
+  // ---------------------------------------------------------------------------
+  // behind the session store
+  // ---------------------------------------------------------------------------
+
+  /** Whether nothing can be written any more. */
+  #isReleased = false
+  /** Bytes whose changes are kept, until the writer takes them. */
+  #kept: KeptBytes | undefined
+
+  get hasKept(): boolean {
+    return this.#kept !== undefined
+  }
+
+  collectKept(): Uint8Array | undefined {
+    if (this.phase !== "open" || this.#kept !== undefined) return undefined
+    const { core, encoder } = this
+    core.startBatch()
+    const fault = core.collect(encoder, collectBytes)
+    const bytes = encoder.size === 0 ? undefined : encoder.take()
+    core.endBatch()
+    if (fault === undefined) return bytes
+    this.fault(fault)
+    return undefined
+  }
+
+  handOver(kept: KeptBytes): boolean {
+    const isLeaving = this.#acknowledgesFirst && !this.finalTaken && !this.#isReleased
+    this.wakeWriter()
+    if (this.phase !== "open" && !isLeaving) return false
+    this.#kept = kept
+    return true
+  }
+
+  onStoreFailed(error: SessionStoreError): void {
+    this.end(error)
+    // What was to be written before DISCONNECT will not be.
+    this.wakeWriter()
+  }
+
+  #takeKept(): Uint8Array | undefined {
+    const kept = this.#kept
+    this.#kept = undefined
+    if (kept !== undefined) this.core.committer?.wake()
+    return kept?.bytes
+  }
+
+  /** The link is lost, and no byte of it was written. */
+  #dropKept(): void {
+    const kept = this.#kept
+    this.#kept = undefined
+    if (kept !== undefined) this.core.outbound.unsend(kept.fresh)
+  }
 
   written(): void {
     const { core } = this

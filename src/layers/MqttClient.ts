@@ -21,28 +21,52 @@ import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import type { Packet } from "../protocol/index.ts"
+import { PacketId } from "../protocol/index.ts"
 import type { ClientOptions } from "../services/ClientOptions.ts"
 import { MqttClient } from "../services/MqttClient.ts"
 import type { DisconnectOptions, MqttClientService, OptionsUpdate } from "../services/MqttClient.ts"
-import { ClientClosed, ClientHalted, ConnectError, InvalidOptions, Offline, PingError } from "../services/MqttError.ts"
+import {
+  ClientClosed,
+  ClientHalted,
+  ConnectError,
+  InvalidOptions,
+  Offline,
+  PingError,
+  ReauthenticateError
+} from "../services/MqttError.ts"
 import { checkDisconnectOptions, expirySeconds, resolve } from "../services/ResolvedOptions.ts"
 import type { ResolvedOptions } from "../services/ResolvedOptions.ts"
+import { SessionStore } from "../services/SessionStore.ts"
+import type { SessionStoreService } from "../services/SessionStore.ts"
 import type { Negotiated, Status } from "../services/Status.ts"
 import type { Transport } from "../services/Transport.ts"
 import { ClientCore } from "./ClientCore.ts"
+import type { Command } from "./Command.ts"
+import { EndpointCycle } from "./EndpointCycle.ts"
+import { sessionKey } from "./Handshake.ts"
+import { checkClientId, openStore } from "./KeptSession.ts"
 import { makePublish } from "./Publishing.ts"
+import { makePublishAll, makePublishSink } from "./PublishingBatch.ts"
+import { makeOutcome } from "./PublishingById.ts"
 import { makeSubscribing } from "./Subscribing.ts"
-import { evaluate, Supervisor } from "./Supervisor.ts"
-import type { Command, OptionsSource } from "./Supervisor.ts"
+import { evaluate } from "./OptionsSource.ts"
+import type { OptionsSource } from "./OptionsSource.ts"
+import { Supervisor } from "./Supervisor.ts"
 
 export * from "../services/MqttClient.ts"
 export type {
+  Authentication,
+  AuthenticationExchange,
+  BrokerEndpoint,
   ClientOptions,
   Credentials,
   DurableSubscription,
+  FailoverOptions,
   OutboxOptions,
   ReconnectOptions,
+  RefreshOptions,
   SessionLostOptions,
+  TakeoverOptions,
   Will
 } from "../services/ClientOptions.ts"
 
@@ -77,7 +101,22 @@ const build = Effect.fnUntraced(function*(
   evaluationMillis: number
 ): Effect.fn.Return<MqttClientService, ConnectError, Transport | Scope.Scope> {
   const core = new ClientCore(resolved, yield* Clock.Clock)
-  const status = yield* SubscriptionRef.make<Status>({ _tag: "Connecting", attempt: 1 })
+  const store = yield* SessionStore
+  if (store !== undefined) yield* openSession(core, store, resolved)
+  const generator = yield* Random.Random
+  const random = () => generator.nextDoubleUnsafe()
+  core.adoptedAfter = Math.floor(random() * PacketId.maximum)
+  const cycle = new EndpointCycle(random)
+  if (core.sessionKey !== undefined) {
+    // The session of an earlier process is where that process was connected last.
+    const isKept = (at: ResolvedOptions) => sessionKey(at, resolved.clientId ?? "") === core.sessionKey
+    cycle.remember(resolved, isKept)
+  }
+  const status = yield* SubscriptionRef.make<Status>({
+    _tag: "Connecting",
+    attempt: 1,
+    endpoint: cycle.next(resolved).url
+  })
   const first = resolved.firstConnect === "fail"
     ? yield* Deferred.make<Negotiated, ConnectError | ClientClosed>()
     : undefined
@@ -89,15 +128,35 @@ const build = Effect.fnUntraced(function*(
     resolved,
     evaluationMillis,
     generatedClientId: yield* generateClientId,
-    first
+    first,
+    cycle,
+    random
   })
-  yield* Effect.forkScoped(supervisor.run)
-  yield* Effect.addFinalizer((exit) => close(supervisor, Exit.isFailure(exit)))
+  // Before anything can be parked, which tells only who has begun to listen.
   yield* expireParked(core)
+  // No interruption comes between, which would leave behind what nobody ends.
+  yield* Effect.uninterruptible(Effect.andThen(
+    Effect.forkScoped(supervisor.run),
+    Effect.addFinalizer((exit) => close(supervisor, Exit.isFailure(exit)))
+  ))
+  yield* Effect.forkScoped(core.slow.run)
   if (first !== undefined) {
     yield* Effect.catchTag(Deferred.await(first), "ClientClosed", () => Effect.interrupt)
   }
   return toService(supervisor)
+})
+
+/** Opens the store of the session, and has what changes in it kept until the client is closed. */
+const openSession = Effect.fnUntraced(function*(
+  core: ClientCore,
+  store: SessionStoreService,
+  resolved: ResolvedOptions
+): Effect.fn.Return<void, ConnectError, Scope.Scope> {
+  const unfit = checkClientId(resolved)
+  if (unfit !== undefined) return yield* Effect.fail(failConnect(unfit))
+  // The time as well, since chance may be given a seed.
+  const process = (yield* generateClientId).slice(0, 10) + (yield* Clock.currentTimeMillis).toString(36)
+  yield* Effect.mapError(openStore(core, store, process), (reason) => new ConnectError({ reason }))
 })
 
 /** Looks at the time for messages that were parked. */
@@ -132,7 +191,24 @@ const submit = <A, E>(
 const close = (supervisor: Supervisor, failed: boolean): Effect.Effect<void> => {
   const withWill = failed && supervisor.resolved.willOnFailure
   const packet: Packet.Disconnect = { _tag: "Disconnect", reasonCode: withWill ? 0x04 : 0, properties: undefined }
-  return Effect.ignore(submit(supervisor, (done: Deferred.Deferred<void>) => ({ _tag: "Close", packet, done })))
+  return Effect.ignore(submit(supervisor, (done: Deferred.Deferred<void>) => ({ _tag: "Close", packet, done }))).pipe(
+    Effect.andThen(keepRest(supervisor))
+  )
+}
+
+/** Has the store keep what the end of the client changed, within the grace that the options give. */
+const keepRest = ({ core, resolved }: Supervisor): Effect.Effect<void> => {
+  const { committer } = core
+  if (committer === undefined || resolved.drainTimeoutMillis === 0) return Effect.void
+  const { name } = committer.store
+  return Effect.timeoutOption(committer.flush, resolved.drainTimeoutMillis).pipe(
+    Effect.flatMap((kept) =>
+      kept._tag === "Some"
+        ? Effect.void
+        : Effect.logWarning(`the session store ${name} was not ready when the client closed`)
+    ),
+    Effect.catch((error) => Effect.logWarning(`the session store ${name} did not keep the last changes`, error))
+  )
 }
 
 const toService = (supervisor: Supervisor): MqttClientService => {
@@ -140,6 +216,9 @@ const toService = (supervisor: Supervisor): MqttClientService => {
   const subscribing = makeSubscribing(core, () => supervisor.resolved.protocolVersion)
   return {
     publish: makePublish(core),
+    outcome: makeOutcome(core),
+    publishAll: makePublishAll(core),
+    publishSink: makePublishSink(core),
     ...subscribing,
     pause: submit(supervisor, (done: Deferred.Deferred<void>) => ({ _tag: "Pause", done })),
     resume: submit(supervisor, (done: Deferred.Deferred<Negotiated, ConnectError | ClientClosed>) => ({
@@ -174,10 +253,15 @@ const toService = (supervisor: Supervisor): MqttClientService => {
       if (supervisor.isClosed) return Effect.fail(new PingError({ reason: new ClientClosed() }))
       return supervisor.link?.ping ?? Effect.fail(new PingError({ reason: new Offline() }))
     }),
+    reauthenticate: Effect.suspend(() => {
+      if (supervisor.isClosed) return Effect.fail(new ReauthenticateError({ reason: new ClientClosed() }))
+      return supervisor.link?.reauthenticate ?? Effect.fail(new ReauthenticateError({ reason: new Offline() }))
+    }),
     awaitConnected: awaitConnected(supervisor),
     status: SubscriptionRef.get(status),
     statusChanges: Stream.takeUntil(SubscriptionRef.changes(status), (current) => current._tag === "Closed"),
     events: core.events.stream,
+    unclaimed: Effect.sync(() => core.inbox.unclaimed),
     stats: Effect.sync(() => core.stats)
   }
 }
@@ -218,7 +302,7 @@ const toDisconnect = (
 const flush = ({ core }: Supervisor): Effect.Effect<void, ClientHalted | ClientClosed> =>
   Effect.callback((resume) => {
     const sequence = core.outbox.lastSequence
-    const isDone = () => core.outbox.passed(sequence) && !core.writing
+    const isDone = () => core.outbox.passed(sequence) && !core.isWriting
     if (isDone()) return resume(Effect.void)
     const cancel = core.whenDone(isDone, (cause) => resume(cause === undefined ? Effect.void : Effect.fail(cause)))
     return Effect.sync(cancel)

@@ -15,9 +15,11 @@ import {
   SessionLost
 } from "../services/MqttError.ts"
 import type { PublishReason } from "../services/MqttError.ts"
+import type { SessionStoreError, StoredOutcome } from "../services/SessionStore.ts"
 import type { ClientCore } from "./ClientCore.ts"
+import type { Fresh } from "./Journal.ts"
 import * as MessageExpiry from "./MessageExpiry.ts"
-import type { Entry } from "./Outbox.ts"
+import type { Batch, Entry, Outcome } from "./Outbox.ts"
 
 /** The largest packet that MQTT can express: five bytes of header and 268,435,455 bytes. */
 export const protocolMaximum = 268_435_460
@@ -50,11 +52,20 @@ export class Outbound {
     this.core.wakeWriter()
   }
 
+  /** Gives a batch of so many publishes to the outbox, as `offer` does. */
+  offerBatch(batch: Batch, count: number): void {
+    this.core.startBatch()
+    this.core.outbox.offerBatch(batch, count)
+    this.core.endBatch()
+    this.core.wakeWriter()
+  }
+
   /** The entry was interrupted by its caller (law 5). */
   abandon(entry: Entry): void {
     entry.resume = undefined
     this.core.startBatch()
     const removed = this.core.outbox.remove(entry)
+    if (removed) this.forget(entry)
     this.core.endBatch()
     // It may have held up what needs no place in the window, or kept out what was suspended.
     if (removed) this.core.wakeWriter()
@@ -137,6 +148,7 @@ export class Outbound {
       if (packet === undefined) return
       const fault = encoder.encode(packet)
       if (fault === undefined) {
+        this.core.journal?.published(entry, packet.packetId, properties)
         this.core.outbox.take(entry)
       } else {
         this.core.session.retract(packet.packetId)
@@ -154,14 +166,18 @@ export class Outbound {
   #fail(entry: Entry, reason: PublishReason): void {
     if (reason._tag === "MessageExpired") this.core.drop(entry.topic, entry.qos, "expired")
     else if (entry.resume === undefined) this.core.drop(entry.topic, entry.qos, "refused")
-    this.core.finish(entry, { _tag: "Failed", reason })
+    this.end(entry, { _tag: "Failed", reason })
   }
 
   onPubrec(packet: Packet.Pubrec): ProtocolFault.ProtocolFault | undefined {
-    const outcome = this.core.session.onPubrec(packet.packetId, packet.reasonCode, packet.properties?.reasonString)
-    if (outcome._tag === "Release" && outcome.packet.reasonCode === 0) {
-      const entry = this.core.session.released(packet.packetId)?.token
-      if (entry !== undefined) entry.phase = "received"
+    const { session } = this.core
+    // The server may say it twice.
+    const isRepeated = session.released(packet.packetId) !== undefined
+    const outcome = session.onPubrec(packet.packetId, packet.reasonCode, packet.properties?.reasonString)
+    const entry = isRepeated ? undefined : session.released(packet.packetId)?.token
+    if (entry !== undefined) {
+      entry.phase = "received"
+      this.core.journal?.released(entry, packet.reasonCode)
     }
     return this.onAck(outcome)
   }
@@ -188,13 +204,79 @@ export class Outbound {
       const qos = exchange.publish.qos as 1 | 2
       this.core.events.emit({ _tag: "PublishAcknowledged", topic: entry.topic, qos, reasonCode })
     }
-    if (reasonCode < 0x80) return this.core.finish(entry, { _tag: "Done", reasonCode, reasonString })
+    if (reasonCode < 0x80) {
+      const qos = entry.qos as 1 | 2
+      return this.#settle(entry, { _tag: "Done", reasonCode, reasonString }, {
+        _tag: "Delivered",
+        qos,
+        reasonCode,
+        ...(qos === 2 && entry.isRepublished === true && { isRepublished: true })
+      })
+    }
     const reason = new PublishRefused({
       reasonCode,
       name: ReasonCode.nameOf(reasonCode),
       ...(reasonString === undefined ? {} : { reasonString })
     })
-    this.core.finish(entry, { _tag: "Failed", reason })
+    if (entry.isRestored === true) this.core.drop(entry.topic, entry.qos, "refused")
+    this.#settle(entry, { _tag: "Failed", reason }, { _tag: "Refused", reasonCode })
+  }
+
+  /** An exchange is over. Under an own id its caller is told once the store has the outcome. */
+  #settle(entry: Entry, outcome: Outcome, kept: StoredOutcome): void {
+    const { journal } = this.core
+    if (journal === undefined || entry.isKept !== true) return this.core.finish(entry, outcome)
+    journal.settled(entry, kept)
+    if (entry.id === undefined) return this.core.finish(entry, outcome)
+    journal.whenKept(() => {
+      this.core.publishIds.end(entry)
+      this.core.finish(entry, outcome)
+    })
+  }
+
+  /** The message is not sent, or not sent again, and its caller is told. What was written of it has an unknown outcome. */
+  end(entry: Entry, outcome: Outcome): void {
+    if (entry.isKept === true && entry.phase !== "queued") return this.#settle(entry, outcome, { _tag: "Unknown" })
+    this.forget(entry)
+    this.core.finish(entry, outcome)
+  }
+
+  /** Nobody is to be told of the message, which is not sent, or not sent again: the store need not keep it. */
+  forget(entry: Entry): void {
+    if (entry.isKept === true) {
+      if (entry.phase === "queued") this.core.journal!.withdrawn(entry)
+      else this.core.journal!.settled(entry, { _tag: "Unknown" })
+    }
+    this.core.publishIds.end(entry)
+  }
+
+  /**
+   * Publishes were given their identifiers in bytes that will not be written. They begin anew; with an error, which is that
+   * of the store, those that it did not have before fail.
+   */
+  unsend(fresh: ReadonlyArray<Fresh>, error?: SessionStoreError | undefined): void {
+    const again: Array<Entry> = []
+    for (const { entry, packetId, phase, wasKept } of fresh) {
+      if (this.core.session.exchange(packetId)?.token !== entry) continue
+      this.core.session.retract(packetId)
+      entry.phase = phase
+      if (error === undefined || wasKept) {
+        again.push(entry)
+        continue
+      }
+      this.core.outbox.release(entry)
+      this.#fail(entry, error)
+    }
+    this.#queueAgain(again)
+  }
+
+  #queueAgain(entries: ReadonlyArray<Entry>): void {
+    const { journal } = this.core
+    if (journal !== undefined) {
+      const now = this.core.now()
+      for (const entry of entries) journal.requeued(entry, MessageExpiry.remaining(entry, now))
+    }
+    this.core.outbox.putBack(entries)
   }
 
   onSessionLost(exchanges: ReadonlyArray<Session.Exchange<Entry>>): void {
@@ -202,13 +284,15 @@ export class Outbound {
     const again: Array<Entry> = []
     for (const entry of entries) {
       if (this.core.options.onSessionLost[entry.qos === 1 ? "qos1" : "qos2"] === "republish") {
+        entry.isRepublished = true
         again.push(entry)
         continue
       }
       this.core.outbox.release(entry)
-      this.core.finish(entry, { _tag: "Failed", reason: new SessionLost({ phase: entry.phase }) })
+      if (entry.isRestored === true) this.core.drop(entry.topic, entry.qos, "sessionLost")
+      this.#settle(entry, { _tag: "Failed", reason: new SessionLost({ phase: entry.phase }) }, { _tag: "Unknown" })
     }
-    this.core.outbox.putBack(again)
+    this.#queueAgain(again)
   }
 }
 

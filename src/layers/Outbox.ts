@@ -33,8 +33,26 @@ export interface Entry {
   phase: PublishPhase
   /** Place in call order. */
   sequence: number
-  /** Ends the caller's wait; undefined once there is nobody waiting. */
-  resume: ((outcome: Outcome) => void) | undefined
+  /** Ends the caller's wait; undefined once there is nobody waiting. One of a batch only notes the outcome. */
+  resume: ((outcome: Outcome, entry: Entry) => void) | undefined
+  /** The caller's own id. */
+  id?: string | undefined
+  /** Whether the session store has it. */
+  isKept?: boolean | undefined
+  /** Whether it is of an earlier process, so that nobody waits for it. */
+  isRestored?: boolean | undefined
+  /** Whether it was written into a session that is lost and is sent anew, so that it may arrive twice. */
+  isRepublished?: boolean | undefined
+  /** The batch that it belongs to, which gives the next message once this one has its place. */
+  batch?: Batch | undefined
+}
+
+/** Messages that were given to the outbox with one call. They have their places one behind the other. */
+export interface Batch {
+  /** The place in call order of its first message; each of the others has the next. */
+  readonly begin: (sequence: number) => void
+  /** The next message that has no place yet. What cannot be published it ends by itself. */
+  readonly next: () => Entry | undefined
 }
 
 /** What the caller of a publish learns. */
@@ -95,13 +113,28 @@ export class Outbox {
   /** New limits; they hold for the calls that are suspended as well. */
   configure(limits: Limits): void {
     this.#limits = limits
-    for (const entry of this.#takeWaiting()) this.#place(entry)
+    for (const entry of this.#takeWaiting()) this.#placeAll(entry)
   }
 
   /** Takes a message, or suspends, drops or fails by the strategy. The entry's `resume` may be called at once. */
   offer(entry: Entry): void {
     entry.sequence = ++this.#sequence
     this.#place(entry)
+  }
+
+  /** Takes the messages of a batch, so many, as `offer` takes each of them. Of those that suspend only the first exists. */
+  offerBatch(batch: Batch, count: number): void {
+    batch.begin(this.#sequence + 1)
+    this.#sequence += count
+    this.#placeAll(batch.next())
+  }
+
+  /** Places an entry and what of its batch comes behind it, until one has to wait. */
+  #placeAll(first: Entry | undefined): void {
+    for (let entry = first; entry !== undefined; entry = entry.batch?.next()) {
+      this.#place(entry)
+      if (entry.state === "waiting") return
+    }
   }
 
   #place(entry: Entry): void {
@@ -169,9 +202,24 @@ export class Outbox {
   /** Puts messages that were taken back to the front, in their order, to be sent as new ones. */
   putBack(entries: ReadonlyArray<Entry>): void {
     for (const entry of entries) entry.state = "queued"
-    this.#entries = [...entries, ...this.#entries.slice(this.#head)]
+    const queued = this.#entries.slice(this.#head)
+    const [next] = queued
+    const isBefore = next === undefined || entries.every(({ sequence }) => sequence < next.sequence)
+    this.#entries = [...entries, ...queued]
+    if (!isBefore) this.#entries.sort((a, b) => a.sequence - b.sequence)
     this.#head = 0
     this.#queued += entries.length
+  }
+
+  /** Messages that an earlier process had taken begin anew, before all others; new places are behind `lastSequence`. */
+  restore(queued: ReadonlyArray<Entry>, sent: ReadonlyArray<Entry>, lastSequence: number): void {
+    for (const entry of sent) {
+      entry.state = "sent"
+      this.#bytes += entry.size
+    }
+    for (const entry of queued) this.#bytes += entry.size
+    this.putBack(queued)
+    this.#sequence = Math.max(this.#sequence, lastSequence)
   }
 
   /** Takes out a message of which no byte was sent, as if it had never been there. False if it is not waiting any more. */
@@ -198,11 +246,22 @@ export class Outbox {
   removeAll(): Array<Entry> {
     const removed: Array<Entry> = []
     for (let entry = this.#shiftLive(); entry !== undefined; entry = this.#shiftLive()) removed.push(entry)
-    for (const entry of this.#takeWaiting()) {
-      entry.state = "done"
-      removed.push(entry)
+    for (const waiting of this.#takeWaiting()) {
+      for (let entry: Entry | undefined = waiting; entry !== undefined; entry = entry.batch?.next()) {
+        entry.state = "done"
+        removed.push(entry)
+      }
     }
     return removed
+  }
+
+  /** What of a batch is queued or waiting. */
+  entriesOf(batch: Batch): Array<Entry> {
+    const isOfBatch = (entry: Entry) => entry.batch === batch && (entry.state === "queued" || entry.state === "waiting")
+    return [
+      ...this.#entries.slice(this.#head).filter(isOfBatch),
+      ...this.#waiting.slice(this.#waitingHead).filter(isOfBatch)
+    ]
   }
 
   #takeWaiting(): Array<Entry> {
@@ -284,8 +343,15 @@ export class Outbox {
   #admit(): void {
     for (let entry = this.#firstWaiting(); entry !== undefined; entry = this.#firstWaiting()) {
       if (!this.#fits(entry)) return
-      this.#waitingHead++
       this.#enqueue(entry)
+      // What is published after a batch waits behind all of it.
+      const next = entry.batch?.next()
+      if (next === undefined) {
+        this.#waitingHead++
+      } else {
+        next.state = "waiting"
+        this.#waiting[this.#waitingHead] = next
+      }
     }
   }
 

@@ -10,28 +10,25 @@ import type { Packet } from "../protocol/index.ts"
 import { checkMessage, encodePayload, toPublishProperties } from "../services/MessageCodec.ts"
 import type { OutgoingMessage } from "../services/Message.ts"
 import type { MqttClientService, PublishOptions, PublishResult } from "../services/MqttClient.ts"
-import {
-  DeadlineExceeded,
-  InvalidMessage,
-  Offline,
-  PacketTooLarge,
-  PublishAbandoned,
-  PublishError
-} from "../services/MqttError.ts"
-import type { PublishPhase, PublishReason } from "../services/MqttError.ts"
+import { DeadlineExceeded, InvalidMessage, Offline, PacketTooLarge, PublishAbandoned } from "../services/MqttError.ts"
+import type { PublishError, PublishPhase, PublishReason } from "../services/MqttError.ts"
 import { protocolMaximum } from "./Outbound.ts"
 import type { ClientCore } from "./ClientCore.ts"
-import type { Entry, Outcome } from "./Outbox.ts"
+import type { Entry } from "./Outbox.ts"
+import { checkId, publishById } from "./PublishingById.ts"
+import { fail, toEffect } from "./PublishResults.ts"
 
-const taken: PublishResult = { qos: 0, reasonCode: 0, reasonString: undefined }
+const taken: PublishResult = { qos: 0, reasonCode: 0, reasonString: undefined, guarantee: "queued" }
 
-const fail = (
+const succeedTaken = Effect.succeed(taken)
+
+/** What a message takes in memory, about. */
+export const sizeOf = (
   topic: string,
-  reason: PublishReason,
-  phase: PublishPhase = "queued"
-): Effect.Effect<never, PublishError> => Effect.fail(new PublishError({ topic, phase, reason }))
+  payload: Uint8Array,
+  properties: Packet.PublishProperties | undefined
+): number => payload.length + topic.length + sizeOfProperties(properties)
 
-/** What the properties take in memory, about. */
 const sizeOfProperties = (properties: Packet.PublishProperties | undefined): number => {
   if (properties === undefined) return 0
   const { contentType, correlationData, responseTopic, userProperties = [] } = properties
@@ -55,7 +52,7 @@ const checkSize = (core: ClientCore, entry: Entry): PacketTooLarge | undefined =
 }
 
 /** The entry of a message, or why it cannot be published. Changes nothing. */
-const toEntry = (core: ClientCore, message: OutgoingMessage): Entry | PublishReason => {
+export const toEntry = (core: ClientCore, message: OutgoingMessage): Entry | PublishReason => {
   const invalid = checkMessage(message)
   if (invalid !== undefined) return new InvalidMessage(invalid)
   const payload = encodePayload(message.payload)
@@ -66,7 +63,7 @@ const toEntry = (core: ClientCore, message: OutgoingMessage): Entry | PublishRea
   const qos = message.qos ?? 0
   const retain = message.retain ?? false
   const properties = toPublishProperties(message)
-  const size = payload.length + topic.length + sizeOfProperties(properties)
+  const size = sizeOf(topic, payload, properties)
   const { maxBytes } = core.outbox.limits
   if (size > maxBytes) return new PacketTooLarge({ size, limit: maxBytes, of: "outbox" })
   if (core.negotiated === undefined && qos === 0 && core.options.outbox.qos0Offline === "fail") return new Offline()
@@ -81,16 +78,29 @@ const toEntry = (core: ClientCore, message: OutgoingMessage): Entry | PublishRea
     state: "queued",
     phase: "queued",
     sequence: 0,
-    resume: undefined
+    resume: undefined,
+    id: undefined,
+    isKept: false,
+    isRestored: false,
+    isRepublished: false,
+    batch: undefined
   }
   // The limits of the connection that it is sent on count, which may be another: they are looked at again then.
   return core.outbound.unsendable(entry) ?? checkSize(core, entry) ?? entry
 }
 
-const toEffect = (entry: Entry, outcome: Outcome): Effect.Effect<PublishResult, PublishError> =>
-  outcome._tag === "Done"
-    ? Effect.succeed({ qos: entry.qos, reasonCode: outcome.reasonCode, reasonString: outcome.reasonString })
-    : fail(entry.topic, outcome.reason, entry.phase)
+/** The way of nearly all QoS 1 and 2 messages, in one step. */
+const publishAcknowledged = (
+  core: ClientCore,
+  message: OutgoingMessage
+): Effect.Effect<PublishResult, PublishError> =>
+  Effect.callback((resume) => {
+    const entry = toEntry(core, message)
+    if ("_tag" in entry) return resume(fail(typeof message.topic === "string" ? message.topic : "", entry))
+    entry.resume = (outcome) => resume(toEffect(entry, outcome))
+    core.outbound.offer(entry)
+    return Effect.sync(() => core.outbound.abandon(entry))
+  })
 
 /** Gives the entry to the outbox and waits for its outcome. */
 const send = (core: ClientCore, entry: Entry): Effect.Effect<PublishResult, PublishError> =>
@@ -101,36 +111,52 @@ const send = (core: ClientCore, entry: Entry): Effect.Effect<PublishResult, Publ
   })
 
 const withDeadline = (
-  core: ClientCore,
-  entry: Entry,
+  topic: string,
+  sending: Effect.Effect<PublishResult, PublishError>,
+  phaseOf: () => PublishPhase,
   timeout: Duration.Input
 ): Effect.Effect<PublishResult, PublishError> => {
   const timeoutMillis = Duration.toMillis(Duration.fromInputUnsafe(timeout))
-  return Effect.timeoutOrElse(send(core, entry), {
+  return Effect.timeoutOrElse(sending, {
     duration: timeoutMillis,
-    orElse: () => fail(entry.topic, new DeadlineExceeded({ phase: entry.phase, timeoutMillis }), entry.phase)
+    orElse: () => fail(topic, new DeadlineExceeded({ phase: phaseOf(), timeoutMillis }), phaseOf())
   })
 }
 
-const checkTimeout = (timeout: Duration.Input): boolean => Duration.fromInput(timeout)._tag === "Some"
+/** Whether a deadline is one. */
+export const checkTimeout = (timeout: Duration.Input): boolean => Duration.fromInput(timeout)._tag === "Some"
+
+const publishWith = (
+  core: ClientCore,
+  entry: Entry,
+  { id, timeout }: PublishOptions
+): Effect.Effect<PublishResult, PublishError> => {
+  const invalid = id === undefined ? undefined : checkId(core, id, entry)
+  if (invalid !== undefined) return fail(entry.topic, invalid)
+  if (timeout !== undefined && !checkTimeout(timeout)) {
+    return fail(entry.topic, new InvalidMessage({ field: "timeout", problem: "must be a duration" }))
+  }
+  const sending = id === undefined ? send(core, entry) : publishById(core, id, entry)
+  if (timeout === undefined) return sending
+  // Under an own id it may be an earlier call that has sent the message.
+  const sent = () => id === undefined ? entry : core.publishIds.get(id) ?? entry
+  return withDeadline(entry.topic, sending, () => sent().phase, timeout)
+}
 
 /**
  * @category constructors
  * @since 0.1.0
  */
 export const makePublish =
-  (core: ClientCore): MqttClientService["publish"] => (message: OutgoingMessage, options?: PublishOptions) =>
-    Effect.suspend(() => {
+  (core: ClientCore): MqttClientService["publish"] => (message: OutgoingMessage, options?: PublishOptions) => {
+    if (options === undefined && (message?.qos === 1 || message?.qos === 2)) return publishAcknowledged(core, message)
+    return Effect.suspend(() => {
       const entry = toEntry(core, message)
       if ("_tag" in entry) return fail(typeof message?.topic === "string" ? message.topic : "", entry)
-      const timeout = options?.timeout
-      if (timeout !== undefined) {
-        return checkTimeout(timeout)
-          ? withDeadline(core, entry, timeout)
-          : fail(entry.topic, new InvalidMessage({ field: "timeout", problem: "must be a duration" }))
-      }
+      if (options !== undefined) return publishWith(core, entry, options)
       if (entry.qos !== 0 || !core.outbox.hasRoom(entry)) return send(core, entry)
       core.outbox.offer(entry)
       core.wakeWriter()
-      return Effect.succeed(taken)
+      return succeedTaken
     })
+  }

@@ -7,106 +7,82 @@
  *
  * @since 0.1.0
  */
-import type { Packet, TopicIndex as Index } from "../protocol/index.ts"
-import { ProtocolFault, ReasonCode, TopicFilter, TopicIndex } from "../protocol/index.ts"
+import type { Packet } from "../protocol/index.ts"
+import { ProtocolFault, ReasonCode, TopicFilter, Utf8 } from "../protocol/index.ts"
 import type { PacketIds } from "../protocol/PacketId.ts"
 import { InvalidSubscription, NotSupportedByServer, SubscriptionRefused } from "../services/MqttError.ts"
 import type { SubscribeReason } from "../services/MqttError.ts"
 import type { Grant } from "../services/MqttClient.ts"
 import { checkSubscription } from "../services/ResolvedOptions.ts"
 import type { Negotiated } from "../services/Status.ts"
+import type { Routed } from "./OverlapCopies.ts"
+import { Routes } from "./Routes.ts"
+import type { Fate, Occasion } from "./Routes.ts"
 import type { Subscriber } from "./Subscriber.ts"
+import {
+  awaiting,
+  forgetRounds,
+  isGranted,
+  isSame,
+  makeEntry,
+  needsRetained,
+  nextRequest,
+  wantedOf
+} from "./SubscriptionEntry.ts"
+import type { Entry, Member, Operation } from "./SubscriptionEntry.ts"
 
-/** One filter. */
-interface Entry {
-  readonly filter: string
-  /** Undefined: to be unsubscribed. */
-  wanted: Packet.SubscriptionRequest | undefined
-  /** What the server was last known to have; `unknown` when an answer was lost. */
-  known: Packet.SubscriptionRequest | "none" | "unknown"
-  granted: Packet.QoS
-  /** Why the server refused it on this connection; it is not asked again before the next one. */
-  refused: SubscribeReason | undefined
-  userProperties: Packet.UserProperties | undefined
-  durable: Packet.SubscriptionRequest | undefined
-  readonly members: Map<Member, Packet.SubscriptionRequest>
-  operation: Operation | undefined
-}
-
-/** A SUBSCRIBE or UNSUBSCRIBE that awaits its answer. */
-interface Operation {
-  readonly kind: "subscribe" | "unsubscribe"
-  readonly entries: ReadonlyArray<Entry>
-  readonly requests: ReadonlyArray<Packet.SubscriptionRequest>
-  /** For each entry, who waits for this very answer: those who came later may want something else. */
-  readonly asking: ReadonlyArray<ReadonlySet<Member>>
-}
-
-/** Somebody who subscribes to one or more filters. */
-export interface Member {
-  readonly subscriber: Subscriber
-  readonly requests: ReadonlyArray<Packet.SubscriptionRequest>
-  /** Filters that the server has not answered yet. */
-  readonly awaiting: Set<string>
-  /** Called once, when all filters are granted. */
-  onGranted: ((grants: ReadonlyArray<Grant>) => void) | undefined
-  /** Called once, when a filter was refused; the member is to leave then. */
-  readonly onRefused: (reason: SubscribeReason) => void
-}
+export type { Member } from "./SubscriptionEntry.ts"
 
 /** Filters in one SUBSCRIBE or UNSUBSCRIBE. */
 const filtersPerPacket = 128
-/** Filters whose unsubscription is remembered, to tell late messages from foreign ones. */
-const withdrawnMaximum = 256
+/** Bytes of a SUBSCRIBE or UNSUBSCRIBE without its filters and user properties, at most. */
+const headerBytes = 16
+/** Bytes that a filter takes besides its text. */
+const filterBytes = 3
+/** SUBSCRIBE and UNSUBSCRIBE packets that await their answers, at most: publishes need packet identifiers, too. */
+const operationsMaximum = 16_384
 
 export class Subscriptions {
   readonly #entries = new Map<string, Entry>()
-  readonly #routes: Index.TopicIndex<Member> = TopicIndex.make<Member>(4)
-  readonly #dirty = new Set<Entry>()
+  readonly #routes = new Routes()
+  /** What is to be subscribed, and what to be unsubscribed. */
+  readonly #toSubscribe = new Set<Entry>()
+  readonly #toUnsubscribe = new Set<Entry>()
   readonly #operations = new Map<number, Operation>()
-  readonly #withdrawn = new Set<string>()
   /** The filters that are declared to be durable. */
   #durable: ReadonlySet<string> = new Set()
   #negotiated: Negotiated | undefined
+  /** Whether identifiers may be sent on this connection. */
+  #identifies = false
 
   /** Whether something is to be sent. */
   get isDirty(): boolean {
-    return this.#dirty.size > 0
+    return (this.#toSubscribe.size > 0 || this.#toUnsubscribe.size > 0) && this.#operations.size < operationsMaximum
   }
 
   get operations(): number {
     return this.#operations.size
   }
 
-  /** Calls `f` once for each subscriber whose filters match. */
-  forEachSubscriber(topic: string, f: (subscriber: Subscriber) => void): void {
-    let first: Member | undefined
-    let seen: Set<Member> | undefined
-    this.#routes.forEachMatch(topic, (member) => {
-      if (first === undefined) first = member
-      else {
-        if (member === first || seen?.has(member) === true) return
-        seen ??= new Set()
-        seen.add(member)
-      }
-      f(member.subscriber)
-    })
+  /** Calls `f` once for each subscriber that is to get the message; see `Routes`. */
+  route(
+    message: Routed,
+    identifiers: ReadonlyArray<number> | undefined,
+    occasion: Occasion,
+    f: (subscriber: Subscriber) => void,
+    onIdle?: (filter: string) => void
+  ): Fate {
+    return this.#routes.route(message, identifiers, occasion, f, onIdle)
   }
 
   /** Whether the topic belongs to a filter that is being, or was just, unsubscribed. */
   isWithdrawn(topic: string): boolean {
-    for (const filter of this.#withdrawn) {
-      if (TopicFilter.matches(filter, topic, 4)) return true
-    }
-    return false
+    return this.#routes.isWithdrawn(topic)
   }
 
   /** Whether the topic belongs to a durable subscription, whose taker may come at any time. */
   isDurable(topic: string): boolean {
-    for (const filter of this.#durable) {
-      if (TopicFilter.matches(filter, topic, 4)) return true
-    }
-    return false
+    return this.#routes.isDurable(topic)
   }
 
   // ---------------------------------------------------------------------------
@@ -120,13 +96,14 @@ export class Subscriptions {
       const entry = this.#entries.get(filter)
       if (entry === undefined || filters.has(filter)) continue
       entry.durable = undefined
+      this.#routes.changed(entry)
       this.#update(entry)
-      if (entry.wanted === undefined) this.#withdraw(filter)
     }
     this.#durable = filters
     for (const request of requests) {
       const entry = this.#entry(request.filter)
       entry.durable = request
+      this.#routes.changed(entry)
       this.#update(entry)
     }
   }
@@ -136,21 +113,25 @@ export class Subscriptions {
     return this.#entries.get(filter)?.durable
   }
 
+  /** Who has to do with the filter. */
+  listeners(filter: string): ReadonlyArray<Subscriber> {
+    return [...this.#entries.get(filter)?.members.keys() ?? []].map(({ subscriber }) => subscriber)
+  }
+
   /** Adds a subscriber. Messages are routed to it from now on, since they may come before SUBACK (SB-14). */
   join(member: Member, userProperties: Packet.UserProperties | undefined): void {
     for (const request of member.requests) {
       const entry = this.#entry(request.filter)
-      entry.members.set(member, request)
-      this.#routes.add(request.filter, member)
-      this.#withdrawn.delete(request.filter)
+      this.#routes.addMember(entry, { member, request, round: undefined })
       if (userProperties !== undefined) entry.userProperties = userProperties
       member.awaiting.add(request.filter)
       entry.refused = undefined
+      if (needsRetained(entry, request)) entry.asksRetained = true
       this.#update(entry)
     }
     for (const request of member.requests) {
       const entry = this.#entries.get(request.filter)
-      if (entry !== undefined && this.#isSettled(entry)) this.#answer(member, entry)
+      if (entry !== undefined && this.#isAnswered(entry)) this.#answer(member, entry)
     }
   }
 
@@ -159,89 +140,90 @@ export class Subscriptions {
     for (const request of member.requests) {
       const entry = this.#entries.get(request.filter)
       if (entry?.refused !== undefined) return entry.refused
-      this.#routes.add(request.filter, member)
-      entry?.members.set(member, request)
+      // It gets what still comes of the retained messages that were asked for last.
+      if (entry !== undefined) {
+        this.#routes.addMember(entry, { member, request, round: entry.rounds === 0 ? undefined : entry.rounds })
+      }
     }
     return undefined
   }
 
   leave(member: Member): void {
     for (const { filter } of member.requests) {
-      this.#routes.remove(filter, member)
       const entry = this.#entries.get(filter)
-      if (entry === undefined || !entry.members.delete(member)) continue
+      if (entry === undefined || !this.#routes.removeMember(entry, member)) continue
       this.#update(entry)
-      if (entry.wanted === undefined) this.#withdraw(filter)
     }
   }
 
-  /** All who wait for a grant give up. */
+  /** The client halts: all who wait for a grant give up, and the others wait until it goes on. */
   failWaiting(reason: SubscribeReason): void {
-    const waiting = new Set<Member>()
-    for (const entry of this.#entries.values()) {
-      for (const member of entry.members.keys()) if (member.onGranted !== undefined) waiting.add(member)
-    }
-    for (const member of waiting) {
-      member.onGranted = undefined
-      member.onRefused(reason)
+    for (const member of this.#members()) {
+      if (member.onGranted === undefined) member.onStatus?.({ _tag: "Halted", reason })
+      else {
+        member.onGranted = undefined
+        member.onRefused(reason)
+      }
     }
   }
 
   /** All streams end. */
   failAll(reason: SubscribeReason): void {
-    const members = new Set<Member>()
-    for (const entry of this.#entries.values()) for (const member of entry.members.keys()) members.add(member)
-    for (const member of members) {
+    for (const member of this.#members()) {
       member.onGranted = undefined
       member.onRefused(reason)
     }
   }
 
+  #members(): Set<Member> {
+    const members = new Set<Member>()
+    for (const entry of this.#entries.values()) for (const member of entry.members.keys()) members.add(member)
+    return members
+  }
+
   #entry(filter: string): Entry {
     let entry = this.#entries.get(filter)
     if (entry === undefined) {
-      entry = {
-        filter,
-        wanted: undefined,
-        known: "none",
-        granted: 0,
-        refused: undefined,
-        userProperties: undefined,
-        durable: undefined,
-        members: new Map(),
-        operation: undefined
-      }
+      entry = makeEntry(filter)
       this.#entries.set(filter, entry)
     }
     return entry
   }
 
-  /** Computes what is wanted: the strongest QoS, and the other options of the latest. */
-  #update(entry: Entry): void {
-    let wanted = entry.durable
-    for (const request of entry.members.values()) {
-      wanted = wanted === undefined || request.qos >= wanted.qos ? request : { ...request, qos: wanted.qos }
+  /** Computes what is wanted; `isLeft`: if nothing is, the filter was left by those who had it. */
+  #update(entry: Entry, isLeft = true): void {
+    entry.wanted = wantedOf(entry)
+    if (entry.wanted !== undefined) this.#routes.add(entry)
+    else if (entry.isRouted) {
+      this.#routes.remove(entry)
+      // What the server was never asked for is not unsubscribed: a session of an earlier process may have the filter.
+      if (isLeft && (entry.known !== "none" || entry.operation !== undefined)) this.#routes.withdraw(entry)
     }
-    entry.wanted = wanted
     this.#check(entry)
   }
 
   #check(entry: Entry): void {
-    if (this.#isSettled(entry)) {
-      this.#dirty.delete(entry)
-      if (entry.wanted === undefined && entry.operation === undefined && entry.known === "none") {
-        this.#entries.delete(entry.filter)
-      }
-    } else if (entry.operation === undefined) {
-      this.#dirty.add(entry)
+    this.#settled(entry)
+    if (entry.operation !== undefined) return
+    if (entry.wanted === undefined) {
+      if (entry.known === "none") this.#entries.delete(entry.filter)
+      else this.#toUnsubscribe.add(entry)
+    } else if (entry.refused === undefined && (!isGranted(entry) || entry.asksRetained)) {
+      this.#toSubscribe.add(entry)
     }
   }
 
-  #isSettled(entry: Entry): boolean {
-    if (entry.operation !== undefined) return false
-    if (entry.wanted === undefined) return entry.known === "none"
-    return entry.refused !== undefined ||
-      (typeof entry.known === "object" && equals(entry.wanted, entry.known))
+  #settled(entry: Entry): void {
+    this.#toSubscribe.delete(entry)
+    this.#toUnsubscribe.delete(entry)
+  }
+
+  /** Whether the server has granted what is wanted, and is not asked for anything else. */
+  #isAnswered(entry: Entry): boolean {
+    const { known, operation } = entry
+    return isGranted(entry) &&
+      (operation?.kind !== "unsubscribe") &&
+      (operation === undefined || isSame(operation.requests[operation.entries.indexOf(entry)]!, known))
   }
 
   // ---------------------------------------------------------------------------
@@ -251,12 +233,14 @@ export class Subscriptions {
   /**
    * A connection began. Gives the filters that are to be subscribed again. `resumes`: its session is the one that we know;
    * of another one that the server holds nothing is known. `isInDoubt`: it may have been lost and made anew in between.
+   * `identifies`: subscription identifiers may be sent.
    */
-  begin(negotiated: Negotiated, resumes: boolean, isInDoubt = false): ReadonlyArray<string> {
+  begin(negotiated: Negotiated, resumes: boolean, isInDoubt = false, identifies = true): ReadonlyArray<string> {
     this.#negotiated = negotiated
+    this.#identifies = identifies && negotiated.protocolVersion === 5 && negotiated.subscriptionIdentifierAvailable
     this.#operations.clear()
-    // A resumed session may still have messages for a filter whose UNSUBSCRIBE is owed.
-    if (!resumes) this.#withdrawn.clear()
+    const isNew = !resumes || isInDoubt
+    this.#routes.begin(isNew, resumes, resumes ? this.#routes.copies.isOwn : !negotiated.sessionPresent)
     const renewed: Array<string> = []
     for (const entry of [...this.#entries.values()]) {
       if (entry.operation !== undefined) {
@@ -264,17 +248,28 @@ export class Subscriptions {
         entry.known = "unknown"
       }
       entry.refused = undefined
+      if (isNew) {
+        this.#routes.forget(entry)
+        forgetRounds(entry)
+      }
       if (!resumes) {
         if (entry.wanted !== undefined && entry.known !== "none") renewed.push(entry.filter)
         entry.known = "none"
+        entry.named = false
+        this.#routes.changed(entry)
+        entry.bare = false
       } else if (isInDoubt && typeof entry.known === "object") {
         if (entry.wanted !== undefined) renewed.push(entry.filter)
         entry.known = "unknown"
       }
       // An earlier process may have subscribed to it.
       if (entry.known === "none" && entry.durable !== undefined && negotiated.sessionPresent) entry.known = "unknown"
+      if (typeof entry.known !== "object") {
+        for (const member of entry.members.keys()) member.awaiting.add(entry.filter)
+      }
       this.#check(entry)
     }
+    for (const member of this.#members()) if (member.awaiting.size === 0) this.#established(member)
     return renewed
   }
 
@@ -283,37 +278,36 @@ export class Subscriptions {
    * server does not support is refused here, and never sent.
    */
   nextPacket(ids: PacketIds): Packet.Subscribe | Packet.Unsubscribe | undefined {
-    for (const entry of [...this.#dirty]) {
-      const problem = entry.wanted === undefined ? undefined : this.#unsupported(entry.wanted)
-      if (problem !== undefined) this.#refuse(entry, problem)
-    }
-    const subscribe = this.#pick((entry) => entry.wanted !== undefined)
-    const entries = subscribe.length > 0 ? subscribe : this.#pick((entry) => entry.wanted === undefined)
-    if (entries.length === 0) return undefined
-    const packetId = ids.next()
+    const isFull = this.#operations.size >= operationsMaximum
+    const subscribe = isFull ? [] : this.#pick(this.#toSubscribe)
+    const entries = subscribe.length > 0 || isFull ? subscribe : this.#pick(this.#toUnsubscribe)
+    const packetId = entries.length === 0 ? undefined : ids.next()
     if (packetId === undefined) return undefined
-    const requests = subscribe.map((entry) => entry.wanted!)
-    const operation: Operation = {
-      kind: subscribe.length > 0 ? "subscribe" : "unsubscribe",
-      entries,
-      requests,
-      asking: entries.map(awaiting)
-    }
+    const kind = subscribe.length > 0 ? "subscribe" : "unsubscribe"
+    const identifier = kind === "subscribe" ? this.#identifierOf(entries[0]!) : undefined
+    const requests = subscribe.map((entry) => nextRequest(entry, this.#negotiated?.protocolVersion ?? 5))
+    const operation: Operation = { kind, entries, requests, identifier, asking: entries.map(awaiting) }
     this.#operations.set(packetId, operation)
     for (const entry of entries) {
       entry.operation = operation
-      this.#dirty.delete(entry)
+      this.#settled(entry)
     }
-    if (operation.kind === "unsubscribe") {
+    this.#routes.copies.subscriptionsChange()
+    if (kind === "unsubscribe") {
       return { _tag: "Unsubscribe", packetId, filters: entries.map((entry) => entry.filter), properties: undefined }
     }
-    const userProperties = entries[0]!.userProperties
-    return {
-      _tag: "Subscribe",
-      packetId,
-      subscriptions: requests,
-      properties: userProperties === undefined || userProperties.length === 0 ? undefined : { userProperties }
+    for (const entry of entries) {
+      if (identifier === undefined) entry.bare = true
+      else entry.named = true
+      this.#routes.changed(entry)
     }
+    const userProperties = entries[0]!.userProperties ?? []
+    const properties: Packet.SubscribeProperties = {
+      ...(identifier === undefined ? {} : { subscriptionIdentifier: identifier }),
+      ...(userProperties.length === 0 ? {} : { userProperties })
+    }
+    const isEmpty = identifier === undefined && userProperties.length === 0
+    return { _tag: "Subscribe", packetId, subscriptions: requests, properties: isEmpty ? undefined : properties }
   }
 
   /** The packet could not be encoded; nothing of it was sent. */
@@ -343,16 +337,26 @@ export class Subscriptions {
     this.#operations.delete(packet.packetId)
     ids.release(packet.packetId)
     const reasonString = packet.properties?.reasonString
+    this.#routes.copies.subscriptionsChange()
     for (const [index, entry] of operation.entries.entries()) {
       const reasonCode = packet.reasonCodes[index]!
       entry.operation = undefined
       if (reasonCode < 0x80) {
+        const isOther = typeof entry.known === "object" && entry.granted !== reasonCode
         entry.known = operation.requests[index]!
         entry.granted = reasonCode as Packet.QoS
         this.#check(entry)
-        for (const member of this.#isSettled(entry) ? awaiting(entry) : operation.asking[index]!) {
-          this.#answer(member, entry)
+        const answered = this.#isAnswered(entry) ? awaiting(entry) : operation.asking[index]!
+        for (const member of answered) this.#answer(member, entry)
+        if (!isOther) continue
+        for (const member of entry.members.keys()) {
+          if (member.awaiting.size === 0 && !answered.has(member)) this.#established(member)
         }
+      } else if (reasonCode === 0xa1 && operation.identifier !== undefined) {
+        // The server takes no identifiers, though it did not say so.
+        this.#identifies = false
+        if (isGranted(entry)) entry.asksRetained = true
+        this.#check(entry)
       } else {
         const name = ReasonCode.nameOf(reasonCode)
         this.#refuse(
@@ -381,6 +385,7 @@ export class Subscriptions {
     }
     this.#operations.delete(packet.packetId)
     ids.release(packet.packetId)
+    this.#routes.copies.subscriptionsChange()
     for (const entry of operation.entries) {
       entry.operation = undefined
       // Refused or not: the client is done with it, and asking again would not help.
@@ -395,23 +400,39 @@ export class Subscriptions {
     for (const packetId of this.#operations.keys()) ids.release(packetId)
     this.#operations.clear()
     this.#negotiated = undefined
+    for (const member of this.#members()) member.onStatus?.({ _tag: "Lost" })
   }
 
-  #pick(accepts: (entry: Entry) => boolean): Array<Entry> {
+  /** What the next packet has room for. What an identifier is sent with has a packet of its own. */
+  #pick(due: ReadonlySet<Entry>): ReadonlyArray<Entry> {
     const picked: Array<Entry> = []
-    const limit = Math.min(this.#negotiated?.maximumPacketSize ?? Infinity, 65536) - 64
+    const limit = Math.min(this.#negotiated?.maximumPacketSize ?? Infinity, 65536)
     let bytes = 0
-    for (const entry of this.#dirty) {
-      if (!accepts(entry)) continue
-      if (picked.length > 0) {
-        // User properties belong to the whole packet.
-        if (entry.userProperties !== picked[0]!.userProperties) continue
-        if (picked.length === filtersPerPacket || bytes + entry.filter.length * 3 + 3 > limit) break
+    let passed = 0
+    for (const entry of due) {
+      const problem = entry.wanted === undefined ? undefined : this.#unsupported(entry.wanted)
+      if (problem !== undefined) {
+        this.#refuse(entry, problem)
+        continue
       }
-      bytes += entry.filter.length * 3 + 3
+      const identifier = entry.wanted === undefined ? undefined : this.#identifierOf(entry)
+      const size = Utf8.encodedLength(entry.filter) + filterBytes
+      if (picked.length === 0) {
+        bytes = headerBytes + (entry.wanted === undefined ? 0 : sizeOf(entry.userProperties))
+        // User properties and identifiers belong to the whole packet.
+      } else if (identifier !== undefined || entry.userProperties !== picked[0]!.userProperties) {
+        if (++passed === filtersPerPacket) break
+        continue
+      } else if (bytes + size > limit) break
+      bytes += size
       picked.push(entry)
+      if (identifier !== undefined || picked.length === filtersPerPacket) break
     }
     return picked
+  }
+
+  #identifierOf(entry: Entry): number | undefined {
+    return this.#identifies && entry.overlaps ? entry.identifier : undefined
   }
 
   /** Why the request cannot be sent on this connection, whose version and server may differ from those it was made for. */
@@ -437,25 +458,24 @@ export class Subscriptions {
       for (const member of asking) if (entry.members.has(member)) this.#exclude(member, entry, reason)
       this.#update(entry)
       const others = awaiting(entry)
-      if (this.#isSettled(entry)) {
+      if (this.#isAnswered(entry)) {
         for (const member of others) this.#answer(member, entry)
       } else if (others.size === 0 && entry.wanted !== undefined) {
         entry.wanted = known
-        this.#dirty.delete(entry)
+        this.#check(entry)
       }
       return
     }
     entry.known = "none"
     entry.refused = reason
-    this.#dirty.delete(entry)
+    this.#settled(entry)
     for (const member of [...entry.members.keys()]) this.#exclude(member, entry, reason)
     // Nobody is left who wants it, unless it is durable.
-    this.#update(entry)
+    this.#update(entry, false)
   }
 
   #exclude(member: Member, entry: Entry, reason: SubscribeReason): void {
-    entry.members.delete(member)
-    this.#routes.remove(entry.filter, member)
+    this.#routes.removeMember(entry, member)
     member.onGranted = undefined
     member.onRefused(reason)
   }
@@ -464,31 +484,25 @@ export class Subscriptions {
     if (!member.awaiting.delete(entry.filter) || member.awaiting.size > 0) return
     const onGranted = member.onGranted
     member.onGranted = undefined
-    onGranted?.(member.requests.map(({ filter }) => ({ filter, qos: this.#entries.get(filter)?.granted ?? 0 })))
+    onGranted?.(this.#grantsOf(member))
+    this.#established(member)
   }
 
-  #withdraw(filter: string): void {
-    this.#withdrawn.delete(filter)
-    this.#withdrawn.add(filter)
-    if (this.#withdrawn.size > withdrawnMaximum) {
-      for (const oldest of this.#withdrawn) {
-        this.#withdrawn.delete(oldest)
-        break
-      }
-    }
+  #established(member: Member): void {
+    member.onStatus?.({ _tag: "Established", grants: this.#grantsOf(member) })
+  }
+
+  #grantsOf(member: Member): ReadonlyArray<Grant> {
+    return member.requests.map(({ filter }) => ({ filter, qos: this.#entries.get(filter)?.granted ?? 0 }))
   }
 }
 
-/** Who waits for a grant of the filter. */
-const awaiting = (entry: Entry): ReadonlySet<Member> => {
-  const members = new Set<Member>()
-  for (const member of entry.members.keys()) if (member.awaiting.has(entry.filter)) members.add(member)
-  return members
+/** Bytes of user properties. */
+const sizeOf = (userProperties: Packet.UserProperties | undefined): number => {
+  let bytes = 0
+  for (const [name, value] of userProperties ?? []) bytes += 5 + Utf8.encodedLength(name) + Utf8.encodedLength(value)
+  return bytes
 }
-
-const equals = (a: Packet.SubscriptionRequest, b: Packet.SubscriptionRequest): boolean =>
-  a.qos === b.qos && a.noLocal === b.noLocal && a.retainAsPublished === b.retainAsPublished &&
-  a.retainHandling === b.retainHandling
 
 const countMismatch = (packet: string): ProtocolFault.ProtocolFault =>
   ProtocolFault.make(packet, "reason codes", "their count differs from the count of filters", 0x82)

@@ -15,51 +15,48 @@ import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
-import * as Result from "effect/Result"
 import * as Scope from "effect/Scope"
 import * as SubscriptionRef from "effect/SubscriptionRef"
 import type { Packet } from "../protocol/index.ts"
-import type { ClientOptions } from "../services/ClientOptions.ts"
+import type { ClientOptions, Credentials } from "../services/ClientOptions.ts"
 import {
   ClientClosed,
   ClientHalted,
   ConnectError,
   ConnectInterrupted,
-  ConnectTimeout,
   DisconnectRequested
 } from "../services/MqttError.ts"
-import type { ConnectReason, HaltReason, InvalidOptions, LinkLost, OptionsUnavailable } from "../services/MqttError.ts"
-import { resolve } from "../services/ResolvedOptions.ts"
+import type { ConnectReason, HaltReason, LinkLost } from "../services/MqttError.ts"
 import type { ResolvedOptions } from "../services/ResolvedOptions.ts"
 import type { Negotiated, Status } from "../services/Status.ts"
 import type { Transport } from "../services/Transport.ts"
-import * as Endpoint from "../services/Endpoint.ts"
 import * as Backoff from "./Backoff.ts"
 import type { ClientCore } from "./ClientCore.ts"
+import { finalPacket, interruptions, normalDisconnect } from "./Command.ts"
+import type { Answer, Command } from "./Command.ts"
 import * as Connection from "./Connection.ts"
-import { sessionKey } from "./Handshake.ts"
+import { drain } from "./Drain.ts"
+import type { Candidate, EndpointCycle } from "./EndpointCycle.ts"
+import { brokerKey, sessionKey } from "./Handshake.ts"
+import { checkClientId } from "./KeptSession.ts"
 import type { SessionRecord } from "./Handshake.ts"
-
-/** Where the options of an attempt come from. */
-export type OptionsSource =
-  | { readonly _tag: "Given"; readonly options: ClientOptions; readonly resolved: ResolvedOptions }
-  | { readonly _tag: "Evaluated"; readonly effect: Effect.Effect<ClientOptions, unknown> }
-
-/** Waits for the outcome of an attempt. */
-type Answer = Deferred.Deferred<Negotiated, ConnectError | ClientClosed>
-
-export type Command =
-  | { readonly _tag: "Pause"; readonly done: Deferred.Deferred<void> }
-  | { readonly _tag: "Resume"; readonly done: Answer }
-  | { readonly _tag: "Reconnect"; readonly done: Answer }
-  | { readonly _tag: "Disconnect"; readonly packet: Packet.Disconnect; readonly done: Deferred.Deferred<void> }
-  | { readonly _tag: "Close"; readonly packet: Packet.Disconnect; readonly done: Deferred.Deferred<void> }
+import { Judge } from "./Judge.ts"
+import type { Verdict } from "./Judge.ts"
+import { evaluate, prefetch } from "./OptionsSource.ts"
+import type { OptionsSource } from "./OptionsSource.ts"
+import * as Renewal from "./Renewal.ts"
 
 /** What the client is doing. */
 type Mode =
   | { readonly _tag: "Connect" }
-  | { readonly _tag: "Connected"; readonly link: Connection.Link; readonly scope: Scope.Closeable; readonly at: number }
-  | { readonly _tag: "Wait"; readonly cause: ConnectError | LinkLost }
+  | {
+    readonly _tag: "Connected"
+    readonly link: Connection.Link
+    readonly scope: Scope.Closeable
+    readonly at: number
+    readonly renewal: Renewal.Renewal | undefined
+  }
+  | { readonly _tag: "Wait"; readonly cause: ConnectError | LinkLost; readonly atLeastMillis: number }
   | { readonly _tag: "Paused"; readonly done: Deferred.Deferred<void> }
   | { readonly _tag: "Halted"; readonly cause: HaltReason; readonly done: Deferred.Deferred<void> | undefined }
   | { readonly _tag: "Closed"; readonly done: Deferred.Deferred<void> }
@@ -82,12 +79,25 @@ export class Supervisor {
   /** Given by the first attempt's caller, by `resume` and by `reconnect`: all wait for the next outcome. */
   #answers: Array<Answer> = []
   readonly #generatedClientId: string
-  /** The id that a server assigned, and which server it was: to another one it means nothing, or somebody else. */
-  #assigned: { readonly clientId: string; readonly server: string } | undefined
+  /** The id that a server assigned, and which broker it was: to another one it means nothing, or somebody else. */
+  #assigned: { readonly clientId: string; readonly broker: string } | undefined
   #record: SessionRecord | undefined
   #attempt = 0
   #step: Backoff.Step | undefined
-  /** Whether the first attempt, whose failure ends the trying, has no outcome yet. */
+  readonly #random: () => number
+  readonly #cycle: EndpointCycle
+  readonly #judge: Judge
+  /** What the endpoints of the cycle were taken from. */
+  #cycled: OptionsSource
+  /** The endpoint of the next attempt, where it is known. */
+  #chosen: Candidate | undefined
+  /** The endpoint of the attempt under way, or of the connection. */
+  #tried: Candidate | undefined
+  /** Credentials that were had already, for the next attempt at the same endpoint. */
+  #fresh: { readonly key: string; readonly credentials: Credentials } | undefined
+  /** Whether the credentials of the connection can be had anew. */
+  #isRenewable = false
+  /** Whether the first round, whose failure ends the trying, has no outcome yet. */
   #failsFirst: boolean
   /** Options that were evaluated for the first attempt already. */
   #evaluated: ResolvedOptions | undefined
@@ -103,6 +113,9 @@ export class Supervisor {
     readonly evaluationMillis: number
     readonly generatedClientId: string
     readonly first: Answer | undefined
+    /** Has chosen the first endpoint. */
+    readonly cycle: EndpointCycle
+    readonly random: () => number
   }) {
     this.core = options.core
     this.status = options.status
@@ -112,6 +125,13 @@ export class Supervisor {
     this.#evaluated = options.resolved
     this.#evaluationMillis = options.evaluationMillis
     this.#generatedClientId = options.generatedClientId
+    const { sessionKey } = options.core
+    if (sessionKey !== undefined) this.#record = { key: sessionKey }
+    this.#cycle = options.cycle
+    this.#cycled = options.source
+    this.#chosen = options.cycle.current
+    this.#random = options.random
+    this.#judge = new Judge(options.cycle, options.random, (event) => this.core.events.emit(event))
     this.#failsFirst = options.first !== undefined
     if (options.first !== undefined) this.#answers.push(options.first)
   }
@@ -140,10 +160,10 @@ export class Supervisor {
           mode = yield* this.#connect()
           break
         case "Connected":
-          mode = yield* this.#connected(mode.link, mode.scope, mode.at)
+          mode = yield* this.#connected(mode)
           break
         case "Wait":
-          mode = yield* this.#wait(mode.cause)
+          mode = yield* this.#wait(mode.cause, mode.atLeastMillis)
           break
         case "Paused":
           mode = yield* this.#paused(mode.done)
@@ -187,10 +207,12 @@ export class Supervisor {
   readonly #connect = Effect.fnUntraced(function*(this: Supervisor): Effect.fn.Return<Mode, never, Transport> {
     this.#attempt++
     const attempt = this.#attempt
+    const known = this.source._tag === "Given" ? this.source.resolved : this.#evaluated
+    const endpoint = known === undefined ? undefined : this.#choose(known).url
     const status = yield* SubscriptionRef.get(this.status)
     // The status begins as the first attempt already; nobody is to see that attempt twice.
-    if (status._tag !== "Connecting" || status.attempt !== attempt) {
-      yield* SubscriptionRef.set(this.status, { _tag: "Connecting", attempt })
+    if (status._tag !== "Connecting" || status.attempt !== attempt || status.endpoint !== endpoint) {
+      yield* SubscriptionRef.set(this.status, { _tag: "Connecting", attempt, endpoint })
     }
     const scope = yield* Scope.make()
     const opening = Connection.makeAttempt()
@@ -199,11 +221,11 @@ export class Supervisor {
       const next = yield* this.#orCommand(Fiber.await(fiber))
       if (next._tag === "Done") {
         const exit = next.value
-        if (Exit.isSuccess(exit)) return yield* this.#onConnected(exit.value, scope)
+        if (Exit.isSuccess(exit)) return yield* this.#onConnected(exit.value, scope, opening)
         yield* Scope.close(scope, exit)
         const reason = Cause.findErrorOption(exit.cause)
         if (reason._tag === "None") return yield* Effect.failCause(exit.cause as Cause.Cause<never>)
-        return this.#onConnectFailed(new ConnectError({ reason: reason.value }))
+        return this.#carryOut(yield* this.#judge.failed(reason.value, this.#tried, this.resolved))
       }
       if (next._tag === "Resume") {
         this.#answers.push(next.done)
@@ -238,48 +260,81 @@ export class Supervisor {
   #restart(done: Answer): void {
     this.#attempt = 0
     this.#step = undefined
+    this.#judge.restart()
+    this.#chosen = undefined
     this.#answers.push(done)
   }
 
   readonly #onConnected = Effect.fnUntraced(function*(
     this: Supervisor,
     link: Connection.Link,
-    scope: Scope.Closeable
+    scope: Scope.Closeable,
+    opening: Connection.Attempt
   ): Effect.fn.Return<Mode> {
     const { negotiated } = link
+    const endpoint = this.#tried!.url
     this.#failsFirst = false
     this.link = link
-    this.core.events.emit({ _tag: "Connected", negotiated })
-    yield* SubscriptionRef.set(this.status, { _tag: "Connected", negotiated })
+    this.#cycle.connected()
+    this.core.events.emit({ _tag: "Connected", negotiated, endpoint })
+    yield* SubscriptionRef.set(this.status, { _tag: "Connected", negotiated, endpoint })
     yield* this.#answerAll(Exit.succeed(negotiated))
-    return { _tag: "Connected", link, scope, at: this.core.now() }
+    const lifetimeMillis = this.#isRenewable ? opening.lifetimeMillis : undefined
+    const renewal = Renewal.next(this.resolved.refresh, lifetimeMillis, this.#random)
+    return { _tag: "Connected", link, scope, at: this.core.now(), renewal }
   })
 
-  #onConnectFailed(error: ConnectError): Mode {
-    this.core.events.emit({ _tag: "ConnectFailed", error })
-    const final = this.resolved.reconnect === false || !error.retryable || this.#failsFirst
-    this.#failsFirst = false
-    return final ? { _tag: "Halted", cause: error, done: undefined } : { _tag: "Wait", cause: error }
+  /** What a verdict leads to. */
+  #carryOut(verdict: Verdict): Mode {
+    switch (verdict._tag) {
+      case "Next":
+        return connect
+      case "Halt":
+        this.#failsFirst = false
+        return { _tag: "Halted", cause: verdict.cause, done: undefined }
+      case "Wait": {
+        const { cause } = verdict
+        const final = this.resolved.reconnect === false || this.#failsFirst
+        this.#failsFirst = false
+        return final ? { _tag: "Halted", cause, done: undefined } : verdict
+      }
+    }
   }
 
   readonly #connected = Effect.fnUntraced(function*(
     this: Supervisor,
-    link: Connection.Link,
-    scope: Scope.Closeable,
-    at: number
+    { at, link, renewal, scope }: Extract<Mode, { readonly _tag: "Connected" }>
   ): Effect.fn.Return<Mode, never, Transport> {
+    const renewed = Effect.suspend(() =>
+      renewal === undefined
+        ? Effect.never
+        : Effect.sleep(Math.max(0, at + renewal.afterMillis - this.core.now())).pipe(
+          Effect.andThen(this.#prefetch()),
+          Effect.as(renewal.why)
+        )
+    )
     while (true) {
-      const next = yield* this.#orCommand(link.ended)
+      const next = yield* this.#orCommand(Effect.raceFirst(link.ended, renewed))
       if (next._tag === "Done") {
         this.link = undefined
+        if (typeof next.value !== "string") {
+          this.#forgetPrefetched()
+          yield* Scope.close(scope, Exit.void)
+          return yield* this.#onLost(next.value, this.core.now() - at)
+        }
+        this.core.events.emit({ _tag: "Refreshing", why: next.value })
+        yield* link.disconnect(normalDisconnect)
         yield* Scope.close(scope, Exit.void)
-        return this.#onLost(next.value, this.core.now() - at)
+        this.#attempt = 0
+        this.#cycle.begin(true)
+        return connect
       }
+      this.#forgetPrefetched()
       if (next._tag === "Resume") {
         yield* Deferred.succeed(next.done, link.negotiated)
         continue
       }
-      if (next._tag === "Close") yield* this.#drain(link)
+      if (next._tag === "Close") yield* drain(this.core, link, this.resolved.drainTimeoutMillis)
       if (next._tag === "Disconnect") this.#onSessionExpiry(next.packet)
       this.link = undefined
       yield* link.disconnect(finalPacket(next))
@@ -288,30 +343,73 @@ export class Supervisor {
     }
   })
 
-  #onLost(cause: LinkLost, lasted: number): Mode {
-    this.core.events.emit({ _tag: "ConnectionLost", cause })
+  /**
+   * Has what the next attempt needs before the present connection is given up, with the delays of the schedule where it is
+   * not to be had. Once they end, the attempt itself has to see.
+   */
+  #prefetch(): Effect.Effect<void> {
     const { reconnect } = this.resolved
-    if (reconnect === false || !cause.retryable) return { _tag: "Halted", cause, done: undefined }
-    if (lasted >= reconnect.stableAfterMillis) this.#step = undefined
-    this.#attempt = this.#step === undefined ? 0 : this.#attempt
-    return { _tag: "Wait", cause }
+    const schedule = (reconnect === false ? undefined : reconnect.schedule) ?? Backoff.defaultSchedule
+    // Options that were given in the meantime are looked at by the attempt.
+    const fetch = Effect.suspend(() =>
+      this.source === this.#cycled ? prefetch(this.source, this.resolved) : Effect.succeed(undefined)
+    )
+    return fetch.pipe(
+      Effect.map((had) => {
+        if (had === undefined) return
+        if (had._tag === "Credentials") this.#fresh = { key: this.#cycle.current!.key, credentials: had.credentials }
+        else {
+          this.latest = had.options
+          this.#evaluated = had.resolved
+        }
+      }),
+      Effect.tapError((reason) =>
+        Effect.sync(() => this.core.events.emit({ _tag: "RefreshFailed", error: new ConnectError({ reason }) }))
+      ),
+      Effect.retry(schedule),
+      Effect.ignore,
+      Effect.catchDefect((defect) => Effect.logError("the reconnect schedule died", defect)),
+      Effect.asVoid
+    )
   }
+
+  /** What was had for a renewal that does not come would be old at the next attempt. */
+  #forgetPrefetched(): void {
+    this.#fresh = undefined
+    this.#evaluated = undefined
+  }
+
+  readonly #onLost = Effect.fnUntraced(function*(
+    this: Supervisor,
+    cause: LinkLost,
+    lasted: number
+  ): Effect.fn.Return<Mode> {
+    const { reconnect } = this.resolved
+    const isStable = reconnect !== false && lasted >= reconnect.stableAfterMillis
+    if (isStable) this.#step = undefined
+    this.#attempt = this.#step === undefined ? 0 : this.#attempt
+    const loss = { lasted, isStable, now: this.core.now(), clientId: this.#clientId(this.resolved) }
+    return this.#carryOut(yield* this.#judge.lost(cause, loss, this.resolved))
+  })
 
   readonly #wait = Effect.fnUntraced(function*(
     this: Supervisor,
-    cause: ConnectError | LinkLost
+    cause: ConnectError | LinkLost,
+    atLeastMillis: number
   ): Effect.fn.Return<Mode> {
     const { reconnect } = this.resolved
     if (reconnect === false) return { _tag: "Halted", cause, done: undefined }
     this.#step ??= yield* Backoff.start(reconnect.schedule ?? Backoff.defaultSchedule)
     const start = this.core.now()
-    const delayMillis = yield* this.#step(start, cause)
-    if (delayMillis === undefined) return { _tag: "Halted", cause, done: undefined }
+    const scheduled = yield* this.#step(start, cause)
+    if (scheduled === undefined) return { _tag: "Halted", cause, done: undefined }
+    const delayMillis = Math.max(scheduled, atLeastMillis)
+    this.#cycle.begin()
     yield* SubscriptionRef.set(this.status, { _tag: "Reconnecting", attempt: this.#attempt + 1, delayMillis, cause })
     yield* this.#answerFailure(cause)
     while (true) {
       const left = Math.max(0, start + delayMillis - this.core.now())
-      const next = yield* this.#orCommand(Effect.sleep(left))
+      const next = yield* this.#orCommand(Effect.andThen(Effect.sleep(left), this.core.inbound.awaitRoom))
       if (next._tag === "Done") return connect
       if (next._tag === "Resume") this.#answers.push(next.done)
       else {
@@ -371,25 +469,48 @@ export class Supervisor {
     opening: Connection.Attempt
   ): Effect.fn.Return<Connection.Link, ConnectReason, Transport | Scope.Scope> {
     const start = this.core.now()
-    const options = yield* this.#evaluate()
+    this.#tried = undefined
+    const evaluated = yield* this.#evaluate()
+    const tried = this.#choose(evaluated)
+    const options = this.#cycle.apply(evaluated, tried)
+    this.#chosen = undefined
+    this.#tried = tried
+    const fresh = this.#fresh
+    this.#fresh = undefined
+    this.#isRenewable = this.source._tag === "Evaluated" || Effect.isEffect(options.credentials)
     const elapsed = this.core.now() - start + this.#evaluationMillis
     this.#evaluationMillis = 0
     this.resolved = options
+    const unfit = this.core.committer === undefined ? undefined : checkClientId(options)
+    if (unfit !== undefined) return yield* Effect.fail(unfit)
     this.core.configure(options)
     const clientId = this.#clientId(options)
     opening.onAccepted = (negotiated) => {
-      if (clientId === "") this.#assigned = { clientId: negotiated.clientId, server: Endpoint.toUrl(options.endpoint) }
+      if (clientId === "") this.#assigned = { clientId: negotiated.clientId, broker: brokerKey(options) }
       this.#record = negotiated.sessionExpiryInterval > 0
         ? { key: sessionKey(options, this.#clientId(options)) }
         : undefined
+      this.core.sessionKey = this.#record?.key
     }
-    return yield* Connection.open(this.core, options, clientId, this.#record, elapsed, opening)
+    const used = fresh?.key === tried.key ? { ...options, credentials: fresh.credentials } : options
+    return yield* Connection.open(this.core, used, clientId, this.#record, elapsed, opening)
   })
 
   #clientId(options: ResolvedOptions): string {
     if (options.clientId === undefined) return this.#generatedClientId
     if (options.clientId !== "") return options.clientId
-    return this.#assigned?.server === Endpoint.toUrl(options.endpoint) ? this.#assigned.clientId : ""
+    return this.#assigned?.broker === brokerKey(options) ? this.#assigned.clientId : ""
+  }
+
+  /** The endpoint of the next attempt. */
+  #choose(options: ResolvedOptions): Candidate {
+    if (this.source !== this.#cycled) {
+      this.#cycled = this.source
+      this.#cycle.forget()
+      this.#chosen = undefined
+      this.#fresh = undefined
+    }
+    return this.#chosen ??= this.#cycle.next(options)
   }
 
   #evaluate(): Effect.Effect<ResolvedOptions, ConnectReason> {
@@ -424,28 +545,14 @@ export class Supervisor {
 
   /** A session expiry in DISCONNECT replaces that of CONNECT, on our side as well (SS-13). */
   #onSessionExpiry(packet: Packet.Disconnect): void {
-    if (packet.properties?.sessionExpiryInterval === 0) this.#record = undefined
+    if (packet.properties?.sessionExpiryInterval !== 0) return
+    this.#record = undefined
+    this.core.journal?.end()
   }
 
   // ---------------------------------------------------------------------------
   // closing
   // ---------------------------------------------------------------------------
-
-  /** Waits for what was taken to be sent and acknowledged, within the grace that the options give. */
-  #drain(link: Connection.Link): Effect.Effect<void> {
-    const { core } = this
-    const drained = Effect.callback<void>((resume) => {
-      if (core.isDrained) return resume(Effect.void)
-      const cancel = core.whenDone(() => core.isDrained, () => resume(Effect.void))
-      return Effect.sync(cancel)
-    })
-    return Effect.suspend(() => {
-      core.refuse(new ClientClosed())
-      return Effect.raceFirst(drained, Effect.asVoid(link.ended)).pipe(
-        Effect.timeoutOrElse({ duration: this.resolved.drainTimeoutMillis, orElse: () => Effect.void })
-      )
-    })
-  }
 
   readonly #close = Effect.fnUntraced(function*(this: Supervisor) {
     const closed = new ClientClosed()
@@ -466,40 +573,4 @@ export class Supervisor {
     const log = Cause.hasInterruptsOnly(cause) ? Effect.void : Effect.logError("the MQTT client died", cause)
     return log.pipe(Effect.andThen(this.#answerAll(Exit.failCause(cause))), Effect.andThen(this.#close()))
   }
-}
-
-const interruptions = {
-  Pause: "pause",
-  Reconnect: "reconnect",
-  Disconnect: "disconnect",
-  Close: "close"
-} as const
-
-const normalDisconnect: Packet.Disconnect = { _tag: "Disconnect", reasonCode: 0, properties: undefined }
-
-const finalPacket = (command: Command): Packet.Disconnect =>
-  command._tag === "Disconnect" || command._tag === "Close" ? command.packet : normalDisconnect
-
-/** Evaluates and checks options, bounded like an attempt. */
-export const evaluate = (
-  effect: Effect.Effect<ClientOptions, unknown>,
-  last: ResolvedOptions | undefined
-): Effect.Effect<readonly [ClientOptions, ResolvedOptions], OptionsUnavailable | InvalidOptions | ConnectTimeout> => {
-  const timeoutMillis = last?.connectTimeoutMillis ?? 10_000
-  return Connection.orUnavailable(effect).pipe(
-    Effect.timeoutOrElse({
-      duration: timeoutMillis,
-      orElse: () =>
-        Effect.fail(
-          new ConnectTimeout({
-            address: last === undefined ? "the broker" : Endpoint.toUrl(last.endpoint),
-            phase: "options",
-            timeoutMillis
-          })
-        )
-    }),
-    Effect.flatMap((options) =>
-      Effect.fromResult(Result.map(resolve(options), (resolved) => [options, resolved] as const))
-    )
-  )
 }

@@ -224,8 +224,8 @@ describe("disconnect", () => {
 })
 
 describe("a DISCONNECT of the server", () => {
-  const permanent = [0x8e, 0x9d]
-  for (const code of ReasonCode.fromServer.Disconnect.filter((code) => !permanent.includes(code))) {
+  const permanent = [0x9d]
+  for (const code of ReasonCode.fromServer.Disconnect.filter((code) => code !== 0x8e && !permanent.includes(code))) {
     it.effect(`CN-33: ${ReasonCode.toHex(code)} closes the connection and connects again after a delay`, () =>
       runSteady(Effect.gen(function*() {
         const { client, listener, peer } = yield* open()

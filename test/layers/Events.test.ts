@@ -29,7 +29,7 @@ describe("events", () => {
       const resume = yield* start(client.resume)
       const last = yield* handshake(listener)
       yield* Fiber.join(resume)
-      yield* last.sendHex("e0 01 8e")
+      yield* last.sendHex("e0 01 9d")
       yield* awaitStatus(client, "Halted")
       yield* network.settle
       assert.deepStrictEqual(seen.map((event) => event._tag), [

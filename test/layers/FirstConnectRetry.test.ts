@@ -22,7 +22,11 @@ describe("FirstConnect, with the choice \"retry\"", () => {
   it.effect("is built at once, with nobody there", () =>
     run(Effect.gen(function*() {
       const client = yield* make()
-      assert.deepStrictEqual(yield* client.status, { _tag: "Connecting", attempt: 1 })
+      assert.deepStrictEqual(yield* client.status, {
+        _tag: "Connecting",
+        attempt: 1,
+        endpoint: "mqtt://broker:1883"
+      })
     })))
 
   it.effect("is built at once while the dial hangs, and connects later", () =>

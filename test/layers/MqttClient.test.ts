@@ -92,7 +92,7 @@ describe("MqttClient", () => {
     it.effect("fails on options that are not valid, and dials nobody", () =>
       run(Effect.gen(function*() {
         yield* listen()
-        const { reason } = yield* Effect.flip(statusOf(MqttClient.layer({ endpoint: "ws://broker" })))
+        const { reason } = yield* Effect.flip(statusOf(MqttClient.layer({ endpoint: "http://broker" })))
         assert(reason._tag === "InvalidOptions")
         assert.deepInclude(reason, { option: "endpoint", retryable: false })
         assert.include(reason.message, "mqtt://")
@@ -308,7 +308,7 @@ describe("MqttClient", () => {
     it.effect("fails with ConfigError where something is missing, and with ConnectError where it is wrong", () =>
       run(Effect.gen(function*() {
         yield* listen()
-        const values = { URL: "ws://broker", CLIENT_ID: "cfg", USER: "alice", PASSWORD: "hunter2" }
+        const values = { URL: "http://broker", CLIENT_ID: "cfg", USER: "alice", PASSWORD: "hunter2" }
         const wrong = yield* Effect.flip(statusOf(MqttClient.layerConfig(options))).pipe(provide(values))
         assert(wrong._tag === "ConnectError" && wrong.reason._tag === "InvalidOptions")
         assert.strictEqual(wrong.reason.option, "endpoint")

@@ -40,7 +40,7 @@ describe("a command in the midst of an attempt", () => {
         const network = yield* MemoryNetwork.MemoryNetwork
         const broker = yield* listen("broker")
         const seen = new Set<string>()
-        for (let turns = 0; turns < 60 / ops; turns++) {
+        for (let turns = 0; turns < 120 / ops; turns++) {
           const { client, close } = yield* build()
           for (let turn = 0; turn < turns; turn++) yield* Effect.yieldNow
           yield* client.pause

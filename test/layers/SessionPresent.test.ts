@@ -1,6 +1,6 @@
 /** The client's part in the session: client ids, clean starts, and the session present table, as the server sees them. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Schedule, Scope } from "effect"
+import { Effect, Exit, Fiber, Random, Schedule, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import * as MqttClient from "../../src/layers/MqttClient.ts"
 import { Hex, MemoryNetwork } from "../../src/testing/index.ts"
@@ -291,8 +291,30 @@ describe("SessionPresent", () => {
           assert(status._tag === "Connected")
           assert.isTrue(status.negotiated.sessionPresent)
           yield* start(client.publish({ topic: "a", payload, qos: 1 }))
-          yield* expectPackets(peer, publishOf[version])
+          assert.match(yield* next(peer), /^32/)
         })))
+
+      it.effect(`an adopted one begins its identifiers by chance, once, and goes on with them (version ${version})`, () => {
+        const idOf = (packet: string) => parseInt(packet.split(" ").slice(5, 7).join(""), 16)
+        const firstIds = (seed: string) =>
+          run(Effect.gen(function*() {
+            const { building, listener, peer } = yield* begin(undefined)
+            const client = yield* Effect.fromResult(yield* Fiber.join(building))
+            yield* start(client.publish({ topic: "a", payload, qos: 1 }))
+            const first = idOf(yield* next(peer))
+            yield* peer.reset
+            const second = yield* reconnected(client, listener, accepted[version])
+            const other = idOf(yield* next(second))
+            return [first, other]
+          })).pipe(Random.withSeed(seed))
+        return Effect.gen(function*() {
+          const [first, again] = yield* firstIds("a")
+          assert.isAbove(first!, 1)
+          assert.strictEqual(again, first! + 1)
+          assert.deepStrictEqual(yield* firstIds("a"), [first, again])
+          assert.notStrictEqual((yield* firstIds("b"))[0], first)
+        })
+      })
 
       it.effect(`P4, SS-06c: fails where it is to (version ${version})`, () =>
         run(Effect.gen(function*() {

@@ -1,14 +1,15 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cause, Effect, Exit, Fiber, Stream } from "effect"
+import { Cause, Effect, Exit, Fiber, References, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import type { Receipt } from "../../src/layers/Inbox.ts"
 import type * as MqttClient from "../../src/layers/MqttClient.ts"
 import { Subscriber } from "../../src/layers/Subscriber.ts"
-import type { BufferOptions } from "../../src/layers/Subscriber.ts"
+import type { BufferOptions } from "../../src/layers/Delivery.ts"
 import * as Message from "../../src/services/Message.ts"
 import { collect, stepwise } from "../support/Consumer.ts"
 import { expectWords, inWords, message, open, run, send, start } from "../support/ScriptedBroker.ts"
 import type { Peer } from "../support/ScriptedBroker.ts"
+import { poll } from "../support/Sockets.ts"
 import * as Subscriptions from "../support/Subscriptions.ts"
 
 /** A granted subscription to `a`, by default with the highest QoS. */
@@ -33,10 +34,16 @@ const bare = (options: Partial<BufferOptions> = {}) => {
   const givenBack: Array<number> = []
   const subscriber: Subscriber = new Subscriber({ capacity: 4, bytes: 1000, overflow: "sliding", ...options }, {
     settle: (receipt) => settled.push(receipt.packetId),
+    settleAs: (receipt) => {
+      settled.push(receipt.packetId)
+      return { _tag: "Acked" }
+    },
     giveBack: (receipt) => givenBack.push(receipt.packetId),
     onDrop: (message) => dropped.push(Message.text(message)),
     onReady: () => subscriber.wake(),
-    onLagging: () => {}
+    onLagging: () => {},
+    onHolding: () => {},
+    now: () => 0
   })
   subscriber.attach()
   return { subscriber, dropped, settled, givenBack }
@@ -54,10 +61,14 @@ const receiptOf = (packetId: number, qos: 1 | 2): Receipt => ({
   packetId,
   qos,
   message: messageOf(`${packetId}`, qos),
+  bytes: 0,
   generation: 1,
   pending: 1,
   handed: false,
   taken: false,
+  owed: false,
+  reasonCode: 0,
+  isKept: false,
   revoked: false,
   settled: false
 })
@@ -65,6 +76,28 @@ const receiptOf = (packetId: number, qos: 1 | 2): Receipt => ({
 const texts = (subscriber: Subscriber) => Effect.map(subscriber.pull, (batch) => batch.map(Message.text))
 
 describe("Subscriber", () => {
+  it.live("misses no message, and no end, that comes while the consumer has yielded between its look and its wait", () =>
+    Effect.gen(function*() {
+      for (const steps of [3, 4, 5]) {
+        const { subscriber } = bare()
+        const seen: Array<string> = []
+        const consumer = yield* Effect.forkScoped(
+          Effect.forever(Effect.map(texts(subscriber), (batch) => seen.push(...batch))).pipe(
+            Effect.provideService(References.MaxOpsBeforeYield, steps)
+          )
+        )
+        // The moment at which a message comes moves through the turns of the consumer.
+        for (let count = 1; count <= 100; count++) {
+          yield* poll(1 + count % 10)
+          subscriber.deliver(messageOf(`${count}`), undefined)
+          yield* poll(50)
+          assert.strictEqual(seen.length, count, `with a yield after every ${steps} steps`)
+        }
+        subscriber.close()
+        yield* Fiber.await(consumer)
+      }
+    }))
+
   describe("QoS 0 beyond the buffer", () => {
     for (
       const [overflow, by, options, expected] of [
@@ -295,6 +328,22 @@ describe("Subscriber", () => {
         assert.deepStrictEqual(yield* sent(peer), ["pubrec 2", "puback 3"])
         assert.deepStrictEqual(seen, ["2", "3"])
       })))
+
+    it.effect("law 14: keeps no copy of what the server sends again on a new connection", () =>
+      Effect.gen(function*() {
+        const { givenBack, settled, subscriber } = bare()
+        for (let generation = 1; generation < 100; generation++) {
+          for (const id of [1, 2, 3]) {
+            const receipt = { ...receiptOf(id, 1), generation }
+            subscriber.deliver(receipt.message, receipt)
+            // The link is lost.
+            if (generation < 99) receipt.revoked = true
+          }
+          assert.strictEqual(subscriber.size, 3)
+        }
+        assert.deepStrictEqual(yield* texts(subscriber), ["1"])
+        assert.deepStrictEqual([settled, givenBack], [[], []])
+      }))
 
     it.effect("cannot share its stream with another one", () =>
       run(Effect.gen(function*() {

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber, Scope, Stream } from "effect"
+import { Effect, Fiber, References, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import * as Message from "../../src/services/Message.ts"
 import { Hex } from "../../src/testing/index.ts"
@@ -184,8 +184,8 @@ describe("Subscribing", () => {
           const other = yield* start(client.subscription("b"))
           yield* TestClock.adjust("1 second")
           const second = yield* handshake(listener, accepted[version])
-          yield* expectWords(second, version, "subscribe 2 b:0 a:1")
-          yield* send(second, version, suback(2, 0, 1))
+          yield* expectWords(second, version, "subscribe 2 a:1 b:0")
+          yield* send(second, version, suback(2, 1, 0))
           assert.deepStrictEqual((yield* Fiber.join(fiber)).grants, [{ filter: "a", qos: 1 }])
           assert.deepStrictEqual((yield* Fiber.join(other)).grants, [{ filter: "b", qos: 0 }])
         })))
@@ -204,13 +204,17 @@ describe("Subscribing", () => {
           assert.strictEqual(packetIds, 0)
         })))
 
-      it.effect("one that is interrupted while there is no link leaves nothing behind", () =>
+      it.effect("one that is interrupted while there is no link, at whichever step, leaves nothing behind", () =>
         run(Effect.gen(function*() {
           const { client, listener, network, peer } = yield* open({ protocolVersion: version })
           yield* peer.reset
           yield* awaitStatus(client, "Reconnecting")
-          const fiber = yield* start(detached(client.subscription("a")))
-          yield* Fiber.interrupt(fiber)
+          for (const steps of [2_048, ...Array.from({ length: 40 }, (_, index) => index + 1)]) {
+            const fiber = yield* start(
+              Effect.provideService(detached(client.subscription("a")), References.MaxOpsBeforeYield, steps)
+            )
+            yield* Fiber.interrupt(fiber)
+          }
           yield* TestClock.adjust("1 second")
           const second = yield* handshake(listener, accepted[version])
           yield* awaitStatus(client, "Connected")
@@ -222,8 +226,14 @@ describe("Subscribing", () => {
         run(Effect.gen(function*() {
           const { client, network, peer } = yield* open({ protocolVersion: version })
           const fiber = yield* start(client.subscription(["a/b", "a/+", "a/b", "#"]))
-          yield* expectWords(peer, version, "subscribe 1 a/b:0 a/+:0 #:0")
-          yield* send(peer, version, suback(1, 0, 0, 0))
+          // On 5.0 those that overlap have an identifier each, and so a packet.
+          if (version === 4) {
+            yield* expectWords(peer, version, "subscribe 1 a/b:0 a/+:0 #:0")
+            yield* send(peer, version, suback(1, 0, 0, 0))
+          } else {
+            yield* expectWords(peer, version, "subscribe 1 a/b:0", "subscribe 2 a/+:0", "subscribe 3 #:0")
+            yield* send(peer, version, suback(1, 0), suback(2, 0), suback(3, 0))
+          }
           const { messages } = yield* Fiber.join(fiber)
           const { seen } = yield* collect(messages)
           yield* send(peer, version, message("a/b"), message("$SYS/a"), message("c"))

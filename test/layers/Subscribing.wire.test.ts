@@ -7,16 +7,18 @@ import {
   expectPackets,
   expectWords,
   handshake,
+  inWords,
   message,
   next,
   open,
   readToEnd,
   run,
   send,
+  sentFrames,
   sentWords,
   start
 } from "../support/ScriptedBroker.ts"
-import { reasonOf, suback } from "../support/Subscriptions.ts"
+import { reasonOf, suback, subscribing } from "../support/Subscriptions.ts"
 
 describe("Subscribing on the wire", () => {
   describe("on MQTT 5.0", () => {
@@ -179,6 +181,48 @@ describe("Subscribing on the wire", () => {
         assert.strictEqual((yield* client.stats).packetIds, 0)
         yield* start(client.subscription(["y".repeat(24), "z".repeat(24)]))
         yield* expectWords(peer, 5, `subscribe 2 ${"y".repeat(24)}:0`, `subscribe 3 ${"z".repeat(24)}:0`)
+      })))
+
+    it.effect("CK-14: what does not fit into one packet goes in several, user properties in each", () =>
+      run(Effect.gen(function*() {
+        // Maximum Packet Size 80.
+        const { client, network, peer } = yield* open({}, { connack: "20 08 00 00 05 27 00 00 00 50" })
+        const filters = Array.from({ length: 12 }, (_, index) => `ä/${String(index).padStart(8, "0")}`)
+        const long = "x".repeat(90)
+        const { fiber, leave } = yield* subscribing(client, filters, { userProperties: [["key", "x".repeat(30)]] })
+        const refused = yield* start(reasonOf(client.subscription(long)))
+        let next = 0
+        for (let id = 1; next < filters.length; id++) {
+          const frame = yield* peer.readFrame
+          assert.isAtMost(frame.length, 80)
+          assert.include(Buffer.from(frame).toString(), "key")
+          const words = inWords(frame, 5).split(" ")
+          assert.deepStrictEqual(words.slice(0, 2), ["subscribe", `${id}`])
+          const count = words.length - 2
+          assert.deepStrictEqual(words.slice(2), filters.slice(next, next + count).map((filter) => `${filter}:0`))
+          next += count
+          yield* send(peer, 5, suback(id, ...Array.from({ length: count }, () => 0)))
+        }
+        assert.strictEqual((yield* Fiber.join(refused))._tag, "PacketTooLarge")
+        assert.strictEqual((yield* Fiber.join(fiber)).grants.length, 12)
+        yield* leave
+        yield* network.settle
+        const frames = sentFrames(peer).filter((frame) => frame[0] === 0xa2)
+        assert.isAbove(frames.length, 1)
+        assert.isTrue(frames.every((frame) => frame.length <= 80))
+        const unsubscribed = frames.flatMap((frame) => inWords(frame, 5).split(" ").slice(2))
+        assert.deepStrictEqual(unsubscribed, filters)
+      })))
+
+    it.effect("thousands of filters go out in time that grows with their number", () =>
+      run(Effect.gen(function*() {
+        const { client, network, peer } = yield* open()
+        const filters = Array.from({ length: 20_000 }, (_, index) => `device/${index}/+`)
+        yield* start(client.subscription([...filters, "#", "+/+/+", "device/#"]))
+        yield* network.settle
+        const words = sentWords(peer, 5)
+        assert.strictEqual(words.flatMap((packet) => packet.split(" ").slice(2)).length, 20_003)
+        assert.strictEqual(words.length, Math.ceil(20_000 / 128) + 3)
       })))
 
     it.effect("PB-05, PB-10, PB-20, PB-21, PB-24, PB-26: hands over all properties as they came", () =>

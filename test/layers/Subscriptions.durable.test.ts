@@ -13,10 +13,11 @@ import {
   open,
   resumed,
   run,
+  runFromOne,
   send,
   start
 } from "../support/ScriptedBroker.ts"
-import { drop, persistent, reasonOf, sent, suback, subscribed } from "../support/Subscriptions.ts"
+import { drop, persistent, reasonOf, sent, suback, subscribed, subscribing } from "../support/Subscriptions.ts"
 
 /** A client in a scope of its own, whose server is up to the test. */
 const openAt = Effect.fnUntraced(function*(options: Partial<MqttClient.ClientOptions>) {
@@ -33,7 +34,7 @@ describe("durable subscriptions", () => {
       const declared = { protocolVersion, ...persistent, subscriptions: [{ filter: "d/#", qos: 1 }] } as const
 
       it.effect("SS-05: a resumed session's backlog behind CONNACK finds its taker, however long and whenever that comes", () =>
-        run(Effect.gen(function*() {
+        runFromOne(Effect.gen(function*() {
           const backlog = Array.from({ length: 200 }, (_, index) => message(`d/${index}`, index + 1))
           const network = yield* MemoryNetwork.MemoryNetwork
           const listener = yield* network.listen({ host: "broker" })
@@ -75,7 +76,7 @@ describe("durable subscriptions", () => {
         })))
 
       it.effect("is not unsubscribed when the scope closes; the next process resumes it", () =>
-        run(Effect.gen(function*() {
+        runFromOne(Effect.gen(function*() {
           const { client, close, listener, peer } = yield* open(declared)
           yield* expectWords(peer, version, "subscribe 1 d/#:1")
           yield* send(peer, version, suback(1, 1))
@@ -91,6 +92,47 @@ describe("durable subscriptions", () => {
           const { seen } = yield* collect((yield* Fiber.join(building)).durable("d/#"))
           yield* expectWords(second, version, "subscribe 1 d/#:1", "puback 1")
           assert.deepStrictEqual(seen, ["d/1"])
+        })))
+
+      it.effect("finds its backlog, in order, whoever else is faster to take it", () =>
+        run(Effect.gen(function*() {
+          const subscriptions = [{ filter: "d/#", qos: 1 }, { filter: "+/1", qos: 1 }] as const
+          const { client, peer } = yield* open({ ...declared, subscriptions, subscriptionIdentifiers: false })
+          yield* expectWords(peer, version, "subscribe 1 d/#:1 +/1:1")
+          yield* send(peer, version, suback(1, 1, 1), message("d/1", 1), message("d/2", 2), message("d/1", 3))
+          const first = yield* collect(client.durable("d/#"))
+          yield* send(peer, version, message("d/1", 4))
+          assert.deepStrictEqual(yield* sent(peer, version), [])
+          assert.deepStrictEqual(first.seen, ["d/1", "d/2", "d/1", "d/1"])
+          // One that is not declared is no taker of what is kept for those that are.
+          const { leave } = yield* subscribing(client, "d/1")
+          yield* leave
+          const again = yield* start(Stream.runDrain(client.durable("d/#")))
+          yield* Fiber.interrupt(again)
+          const second = yield* collect(client.durable("+/1"))
+          const acks = (yield* sent(peer, version)).filter((words) => words.startsWith("puback"))
+          assert.deepStrictEqual(acks, ["puback 1", "puback 2", "puback 3", "puback 4"])
+          assert.deepStrictEqual(second.seen, ["d/1", "d/1", "d/1"])
+          const { unacknowledged, unclaimed } = yield* client.stats
+          assert.deepStrictEqual([unacknowledged, unclaimed], [0, 0])
+        })))
+
+      it.effect("what is kept for it is acknowledged when it is not declared any more", () =>
+        run(Effect.gen(function*() {
+          const subscriptions = [{ filter: "d/#", qos: 1 }, { filter: "+/1", qos: 1 }] as const
+          const { client, listener, peer } = yield* open({ ...declared, subscriptions, subscriptionIdentifiers: false })
+          yield* expectWords(peer, version, "subscribe 1 d/#:1 +/1:1")
+          yield* send(peer, version, suback(1, 1, 1), message("d/1", 1))
+          const { seen } = yield* collect(client.durable("d/#"))
+          assert.deepStrictEqual(yield* sent(peer, version), [])
+          const reconnecting = yield* start(
+            client.reconnect((options) => ({ ...options, subscriptions: [{ filter: "d/#", qos: 1 }] }))
+          )
+          const next = yield* handshake(listener, kept)
+          yield* Fiber.join(reconnecting)
+          yield* send(next, version, message("d/1", 1, { dup: true }))
+          yield* expectWords(next, version, "unsubscribe 2 +/1", "puback 1")
+          assert.deepStrictEqual(seen, ["d/1", "d/1"])
         })))
 
       it.effect("gives every message to two streams", () =>

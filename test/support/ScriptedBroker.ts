@@ -3,7 +3,7 @@
  * test says again and again. It decides nothing; a broker that does is `TestBroker`.
  */
 import { assert } from "@effect/vitest"
-import { Effect, Exit, Fiber, Scope, Stream } from "effect"
+import { Effect, Exit, Fiber, Random, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import mqttPacket from "mqtt-packet"
 import * as MqttClient from "../../src/layers/MqttClient.ts"
@@ -22,6 +22,10 @@ export const resumed = { 4: "20 02 01 00", 5: "20 03 01 00 00" } as const
 /** Provides the network and a scope. */
 export const run = <A, E>(effect: Effect.Effect<A, E, MemoryNetwork.MemoryNetwork | Transport | Scope.Scope>) =>
   Effect.provide(Effect.scoped(effect), MemoryNetwork.layer)
+
+/** The same where chance has the packet identifiers of an adopted session begin at 1. */
+export const runFromOne: typeof run = (effect) =>
+  Effect.provideService(run(effect), Random.Random, { nextIntUnsafe: () => 0, nextDoubleUnsafe: () => 0 })
 
 /** Forks and lets the fiber run until it suspends. */
 export const start = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.forkChild(effect, { startImmediately: true })

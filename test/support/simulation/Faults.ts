@@ -38,6 +38,17 @@ export const makeFaults = (
   const later = (millis: number, effect: Effect.Effect<void>) =>
     Effect.sync(() => fork(Effect.andThen(Effect.sleep(millis), effect)))
 
+  /** Kills the process of a client, and starts it again. */
+  const crash = (client: number, keepsStore: boolean, downMillis: number): Effect.Effect<void> =>
+    Effect.suspend(() => {
+      const actor = simulation.actors[client]!
+      if (actor.isDown) return Effect.void
+      simulation.log(`${actor.plan.name} is killed`)
+      // What was being committed at that moment is, before anybody opens the store again.
+      const wait = Effect.andThen(Effect.yieldNow, Effect.sleep(downMillis))
+      return actor.kill(keepsStore).pipe(Effect.andThen(wait), Effect.andThen(actor.restart))
+    })
+
   const remember = (rule: Effect.Effect<TestBroker.Rule>): Effect.Effect<void> =>
     Effect.map(rule, ({ remove }) => {
       rules.push(remove)
@@ -141,6 +152,55 @@ export const makeFaults = (
         )
       case "Chop":
         return withPeer(fault.client, (peer) => peer.setChunkBytes(fault.bytes))
+      case "CrashAt": {
+        let skip = fault.skip
+        const match = {
+          from: fault.from,
+          type: fault.type as never,
+          clientId: nameOf(fault.client),
+          where: () => {
+            if (skip-- > 0) return false
+            fork(crash(fault.client, fault.keepsStore, fault.downMillis))
+            return true
+          }
+        }
+        return remember(fault.when === "before" ? broker.cutBefore(match) : broker.cutAfter(match))
+      }
+      case "CrashAtCommit": {
+        const store = simulation.actors[fault.client]!.store
+        if (store === undefined) return Effect.void
+        let skip = fault.skip
+        const end = store.fail({
+          times: Infinity,
+          where: (changes) => {
+            if (changes.some(({ _tag }) => _tag === fault.change) && skip-- === 0) {
+              fork(crash(fault.client, true, fault.downMillis))
+            }
+            // It is only looked at, and is committed.
+            return false
+          }
+        })
+        return Effect.map(end, (remove) => {
+          rules.push(remove)
+        })
+      }
+      case "FailStore": {
+        const store = simulation.actors[fault.client]!.store
+        if (store === undefined) return Effect.void
+        const { applied, times } = fault
+        // Opening and reading always work.
+        return Effect.map(store.fail({ times, applied, where: (changes) => changes.length > 0 }), (end) => {
+          rules.push(end)
+        })
+      }
+      case "HoldStore": {
+        const store = simulation.actors[fault.client]!.store
+        if (store === undefined) return Effect.void
+        return Effect.flatMap(store.hold, (release) => {
+          rules.push(release)
+          return later(fault.millis, release)
+        })
+      }
       case "ServerDisconnect":
         return Effect.suspend(() =>
           broker.clients.some(({ clientId }) => clientId === nameOf(fault.client))
@@ -165,5 +225,5 @@ export const makeFaults = (
   /** Dead links that their clients have not found out about. */
   const undiscovered = () => [...doomed.values()].filter(({ clientEnd }) => clientEnd === undefined).length
 
-  return { inflict, end, undiscovered }
+  return { inflict, crash, end, undiscovered }
 }

@@ -1,6 +1,6 @@
 /**
  * Programs of the simulation as plain data, and how a seed becomes one: who the clients are, what they do and when, and what
- * goes wrong meanwhile. A program that lost some of its steps is a program still, which is what makes a failure small.
+ * goes wrong meanwhile: links, the broker, session stores, and processes that are killed and start again. A program that lost some of its steps is a program still, which is what makes a failure small.
  */
 import type { QoS } from "../../../src/protocol/Packet.ts"
 import { Random } from "../../protocol/support/PacketGenerator.ts"
@@ -36,6 +36,10 @@ export interface ClientPlan {
   readonly standing: Standing
   /** What the consumer needs for one message. */
   readonly consumerMillis: number
+  /** Whether it has a session store, which outlives its process. */
+  readonly hasStore: boolean
+  /** Whether its consumer keeps what it takes in the transactions of the store. */
+  readonly hasInbox: boolean
 }
 
 /** What passes before a step: time, or only turns of the scheduler, so that it hits the client in the middle of something. */
@@ -56,7 +60,11 @@ export type Action =
     readonly padding: number
     readonly timeoutMillis: number | undefined
     readonly expirySeconds: number | undefined
+    /** Whether the messages have ids of the caller's own, under which they are published again after a crash. */
+    readonly isOwn: boolean
   }
+  /** A publish under an own id once more, whatever became of it. */
+  | { readonly _tag: "Repeat"; readonly client: number; readonly which: number }
   | { readonly _tag: "PublishElsewhere"; readonly topic: string; readonly qos: QoS; readonly count: number }
   | { readonly _tag: "Interrupt"; readonly client: number; readonly which: number }
   | { readonly _tag: "Subscribe"; readonly client: number; readonly filters: ReadonlyArray<string>; readonly qos: QoS }
@@ -76,6 +84,13 @@ export type Action =
   /** `forgets`: with a session expiry of 0. */
   | { readonly _tag: "Disconnect"; readonly client: number; readonly forgets: boolean }
   | { readonly _tag: "Ping" | "Flush" | "AwaitConnected"; readonly client: number }
+  /** The process is killed, and started again a while later. */
+  | {
+    readonly _tag: "Crash"
+    readonly client: number
+    readonly keepsStore: boolean
+    readonly downMillis: number
+  }
   /** The consumer stands still. */
   | { readonly _tag: "Stick"; readonly client: number; readonly millis: number }
   | Fault
@@ -148,6 +163,29 @@ export type Fault =
   }
   | { readonly _tag: "Chop"; readonly client: number; readonly bytes: number }
   | { readonly _tag: "ServerDisconnect"; readonly client: number; readonly reasonCode: number }
+  /** The process is killed when a packet travels, and the link with it. */
+  | {
+    readonly _tag: "CrashAt"
+    readonly client: number
+    readonly from: "client" | "broker"
+    readonly type: string
+    readonly skip: number
+    readonly when: "before" | "after"
+    readonly keepsStore: boolean
+    readonly downMillis: number
+  }
+  /** The process is killed when such a change was committed, before anything else comes of it. */
+  | {
+    readonly _tag: "CrashAtCommit"
+    readonly client: number
+    readonly change: string
+    readonly skip: number
+    readonly downMillis: number
+  }
+  /** Commits of the store fail; `applied`: it keeps the changes all the same. */
+  | { readonly _tag: "FailStore"; readonly client: number; readonly times: number; readonly applied: boolean }
+  /** Commits of the store wait. */
+  | { readonly _tag: "HoldStore"; readonly client: number; readonly millis: number }
 
 export interface Step {
   readonly wait: Wait
@@ -161,6 +199,8 @@ export interface Program {
   readonly latencyMillis: number
   /** Bytes under way before a client's write suspends. */
   readonly windowBytes: number
+  /** Steps of a fiber of the client and the broker before it gives the others their turn: with few that may be anywhere. */
+  readonly stepsPerTurn: number
   readonly clients: ReadonlyArray<ClientPlan>
   readonly steps: ReadonlyArray<Step>
 }
@@ -179,6 +219,7 @@ type Kind = Action["_tag"]
 const weights: Readonly<Record<Kind, number>> = {
   Publish: 40,
   PublishElsewhere: 8,
+  Repeat: 4,
   Interrupt: 6,
   Subscribe: 4,
   Unsubscribe: 4,
@@ -187,6 +228,7 @@ const weights: Readonly<Record<Kind, number>> = {
   Reconnect: 3,
   UpdateOptions: 1,
   Disconnect: 1,
+  Crash: 3,
   Ping: 1,
   Flush: 1,
   AwaitConnected: 1,
@@ -206,7 +248,11 @@ const weights: Readonly<Record<Kind, number>> = {
   Stall: 2,
   Drain: 1,
   Chop: 2,
-  ServerDisconnect: 2
+  ServerDisconnect: 2,
+  CrashAt: 5,
+  CrashAtCommit: 4,
+  FailStore: 2,
+  HoldStore: 2
 }
 
 const kinds = Object.keys(weights) as ReadonlyArray<Kind>
@@ -240,25 +286,32 @@ const standingOf = (random: Random): Standing => ({
   qos: random.pick([0, 1, 2, 2, 2])
 })
 
-const clientOf = (random: Random, name: string, mayBeSilent: boolean): ClientPlan => ({
-  name,
-  version: random.bool(0.65) ? 5 : 4,
-  isPersistent: random.bool(0.65),
-  keepAlive: mayBeSilent && random.bool(0.3) ? 0 : random.pick([1, 2, 10, 60]),
-  pingTimeoutMillis: random.pick([500, 2_000, 10_000]),
-  connectTimeoutMillis: random.pick([1_000, 10_000]),
-  receiveMaximum: random.pick([1, 2, 3, 10, 256]),
-  sendMaximum: random.pick([1, 2, 3, 10, 1_000]),
-  topicAliasMaximum: random.pick([0, 0, 2]),
-  outbox: {
-    maxBytes: random.bool(0.85) ? 16_777_216 : random.pick([100, 2_000]),
-    maxMessages: random.bool(0.6) ? 1_000 : random.pick([1, 2, 5, 20]),
-    strategy: random.bool(0.6) ? "suspend" : random.pick(["dropOldest", "dropNewest", "fail"]),
-    qos0Offline: random.bool(0.8) ? "queue" : "fail"
-  },
-  standing: standingOf(random),
-  consumerMillis: random.bool(0.7) ? 0 : random.pick([1, 20, 300])
-})
+const clientOf = (random: Random, name: string, mayBeSilent: boolean, isAlone: boolean): ClientPlan => {
+  const standing = standingOf(random)
+  const hasStore = random.bool()
+  return {
+    name,
+    version: random.bool(0.65) ? 5 : 4,
+    isPersistent: random.bool(0.65),
+    keepAlive: mayBeSilent && random.bool(0.3) ? 0 : random.pick([1, 2, 10, 60]),
+    pingTimeoutMillis: random.pick([500, 2_000, 10_000]),
+    connectTimeoutMillis: random.pick([1_000, 10_000]),
+    receiveMaximum: random.pick([1, 2, 3, 10, 256]),
+    sendMaximum: random.pick([1, 2, 3, 10, 1_000]),
+    topicAliasMaximum: random.pick([0, 0, 2]),
+    outbox: {
+      maxBytes: random.bool(0.85) ? 16_777_216 : random.pick([100, 2_000]),
+      maxMessages: random.bool(0.6) ? 1_000 : random.pick([1, 2, 5, 20]),
+      strategy: random.bool(0.6) ? "suspend" : random.pick(["dropOldest", "dropNewest", "fail"]),
+      qos0Offline: random.bool(0.8) ? "queue" : "fail"
+    },
+    standing,
+    consumerMillis: random.bool(0.7) ? 0 : random.pick([1, 20, 300]),
+    hasStore,
+    // Whoever else is there takes what comes while an inbox begins anew.
+    hasInbox: hasStore && standing.kind === "durable" && random.bool(0.7) && isAlone
+  }
+}
 
 const waitOf = (random: Random): Wait => {
   switch (random.int(0, 5)) {
@@ -291,11 +344,13 @@ const actionOf = (random: Random, kind: Kind, clients: number, paddings: Readonl
         isSequential: random.bool(),
         padding: random.bool(0.9) ? random.int(0, 20) : random.pick(paddings),
         timeoutMillis: random.bool(0.9) ? undefined : random.pick([0, 1, 100, 5_000]),
-        expirySeconds: random.bool(0.97) ? undefined : random.pick([0, 1, 60])
+        expirySeconds: random.bool(0.97) ? undefined : random.pick([0, 1, 60]),
+        isOwn: random.bool()
       }
     case "PublishElsewhere":
       return { _tag: kind, topic: `t/x/${random.int(0, 2)}`, qos: random.pick(qoss), count: random.int(1, 5) }
     case "Interrupt":
+    case "Repeat":
     case "Unsubscribe":
       return { _tag: kind, client, which }
     case "Subscribe":
@@ -403,6 +458,31 @@ const actionOf = (random: Random, kind: Kind, clients: number, paddings: Readonl
       }
     case "Chop":
       return { _tag: kind, client, bytes: random.pick([1, 2, 7]) }
+    case "Crash":
+      return { _tag: kind, client, keepsStore: random.bool(0.8), downMillis: random.pick([0, 0, 500, 20_000]) }
+    case "CrashAt":
+      return {
+        _tag: kind,
+        client,
+        from,
+        type: random.pick(from === "client" ? clientPackets : brokerPackets),
+        skip: random.bool(0.7) ? 0 : random.int(1, 3),
+        when: random.pick(["before", "after"]),
+        keepsStore: random.bool(0.85),
+        downMillis: random.pick([0, 0, 500, 20_000])
+      }
+    case "CrashAtCommit":
+      return {
+        _tag: kind,
+        client,
+        change: random.pick(["Published", "Published", "Released", "Settled", "Received", "Completed", "SessionBegan"]),
+        skip: random.bool(0.7) ? 0 : random.int(1, 3),
+        downMillis: random.pick([0, 0, 500, 20_000])
+      }
+    case "FailStore":
+      return { _tag: kind, client, times: random.int(1, 3), applied: random.bool(0.3) }
+    case "HoldStore":
+      return { _tag: kind, client, millis: random.pick([1, 500, 5_000]) }
     case "ServerDisconnect":
       return { _tag: kind, client, reasonCode: random.pick([0x8b, 0x89, 0x97, 0x98, 0x8e]) }
     default:
@@ -434,11 +514,12 @@ export const generate = (seed: number): Program => {
     isRough,
     latencyMillis: random.pick([0, 0, 1, 15]),
     windowBytes: random.pick([262_144, 262_144, 8_192, 2_048]),
-    clients: names.slice(0, clients).map((name) => clientOf(random, name, mayBeSilent)),
+    clients: names.slice(0, clients).map((name) => clientOf(random, name, mayBeSilent, !present.includes("Subscribe"))),
     steps: random.array(5, random.pick([15, 40, 80]), () => ({
       wait: waitOf(random),
       action: actionOf(random, pickKind(), clients, paddings)
-    }))
+    })),
+    stepsPerTurn: random.pick([2_048, 2_048, 3, 4, 5])
   }
 }
 
@@ -446,5 +527,10 @@ export const generate = (seed: number): Program => {
 export const keepsSessions = (program: Program): boolean =>
   !program.steps.some(({ action }) =>
     action._tag === "Restart" && action.sessions === "lose" || action._tag === "Disconnect" && action.forgets ||
-    (action._tag === "Reconnect" || action._tag === "UpdateOptions") && action.host !== undefined
+    (action._tag === "Reconnect" || action._tag === "UpdateOptions") && action.host !== undefined ||
+    (action._tag === "Crash" || action._tag === "CrashAt") && losesStore(program, action)
   )
+
+/** Whether a process is started again without what it had stored: it begins a new session then. */
+export const losesStore = (program: Program, crash: Extract<Action, { readonly _tag: "Crash" | "CrashAt" }>): boolean =>
+  !crash.keepsStore || !program.clients[crash.client]!.hasStore

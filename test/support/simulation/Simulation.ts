@@ -4,12 +4,13 @@
  *
  * Everything follows from the program: the same one gives the same log, to the letter.
  */
-import { Cause, Clock, Effect, Exit, Fiber, FiberSet, Random, Scheduler, Scope } from "effect"
+import { Cause, Clock, Effect, Exit, Fiber, FiberSet, Random, References, Scheduler, Scope } from "effect"
 import { TestClock } from "effect/testing"
 import type { ConnackProperties, Connect, Publish, QoS } from "../../../src/protocol/Packet.ts"
 import { matches } from "../../../src/testing/BrokerTopics.ts"
-import { MemoryNetwork, TestBroker } from "../../../src/testing/index.ts"
-import { Actor, idOf, payloadOf } from "./Actor.ts"
+import { Transport } from "../../../src/services/Transport.ts"
+import { MemoryNetwork, TestBroker, TestSessionStore } from "../../../src/testing/index.ts"
+import { Actor, idOf, inTurns, payloadOf } from "./Actor.ts"
 import type { Operation } from "./Actor.ts"
 import { makeFaults } from "./Faults.ts"
 import { deniedFilter, deniedTopic, keepsSessions } from "./Program.ts"
@@ -59,6 +60,12 @@ const turnBudget = 5_000_000
 /** How long calm may take to become quiet: backoff, keep alive and slow consumers have their time. */
 const patienceMillis = 30 * 60_000
 
+/** What a process does, and cannot do while there is none. */
+const ofProcess: ReadonlySet<Action["_tag"]> = new Set([
+  ...["Publish", "Repeat", "Interrupt", "Subscribe", "Unsubscribe", "Stick"] as const,
+  ...["Pause", "Resume", "Reconnect", "UpdateOptions", "Disconnect", "Ping", "Flush", "AwaitConnected"] as const
+])
+
 type Broker = TestBroker.TestBroker["Service"]
 
 class Simulation {
@@ -87,7 +94,7 @@ class Simulation {
     this.#pass = (millis) => Effect.andThen(idle, TestClock.adjust(millis))
     this.#keepsSessions = keepsSessions(program)
     const travelled = () => this.broker?.log.length ?? 0
-    this.actors = program.clients.map((plan) => new Actor(plan, program.isRough, travelled, (words) => this.log(words)))
+    this.actors = program.clients.map((plan) => new Actor(plan, program, travelled, (words) => this.log(words)))
   }
 
   log(words: string): void {
@@ -137,6 +144,8 @@ class Simulation {
     for (const actor of this.actors) {
       const { isPersistent, name, standing } = actor.plan
       if (!isPersistent || !this.#keepsSessions || !actor.isListening || actor.isClosing) continue
+      // A subscription that is not declared is not known to the next process before it is made again.
+      if (standing.kind === "scoped" && actor.lives.length > 1 && !actor.isServing) continue
       if (qos === 0 || standing.qos === 0 || !matches(standing.filter, topic)) continue
       const subscriptions = sessions.find(({ clientId }) => clientId === name)?.subscriptions ?? []
       const granted = subscriptions.filter(({ filter }) => matches(filter, topic))
@@ -166,8 +175,19 @@ class Simulation {
     })
   }
 
-  act(action: Action, broker: Broker, inflict: (fault: Fault) => Effect.Effect<unknown>): Effect.Effect<unknown> {
+  act(
+    action: Action,
+    broker: Broker,
+    inflict: (fault: Fault) => Effect.Effect<unknown>,
+    crash: (client: number, keepsStore: boolean, downMillis: number) => Effect.Effect<void>
+  ): Effect.Effect<unknown> {
     switch (action._tag) {
+      case "Crash":
+        return crash(action.client, action.keepsStore, action.downMillis)
+      case "Repeat": {
+        const actor = this.actors[action.client]!
+        return actor.fork("repeats", actor.repeat(action.which), actor.publishing)
+      }
       case "PublishElsewhere":
         return Effect.forEach(
           Array.from({ length: action.count }),
@@ -192,6 +212,7 @@ class Simulation {
           actor.client.subscription(filters, { qos }),
           ({ messages }) => actor.drain(messages)
         ))
+        for (const filter of filters) actor.subscribed.add(filter)
         return actor.fork(`subscribes to ${filters.join(" ")} at QoS ${qos}`, subscribe, actor.subscriptions)
       }
       case "Unsubscribe": {
@@ -259,10 +280,15 @@ class Simulation {
     const clock = yield* Clock.Clock
     this.now = () => clock.currentTimeMillisUnsafe()
     const network = yield* MemoryNetwork.MemoryNetwork
-    const broker = yield* TestBroker.make(this.brokerOptions)
+    const broker = yield* inTurns(this.program.stepsPerTurn)(TestBroker.make(this.brokerOptions))
     this.broker = broker
     yield* network.setLatency(this.program.latencyMillis)
-    for (const { plan } of this.actors) this.promised.set(plan.name, new Map())
+    const transport = yield* Transport
+    for (const actor of this.actors) {
+      this.promised.set(actor.plan.name, new Map())
+      actor.transport = transport
+      if (actor.plan.hasStore) actor.store = yield* TestSessionStore.make
+    }
     yield* this.#begin()
     const fork = yield* FiberSet.makeRuntime()
     const faults = makeFaults(this, broker, network, (effect) => {
@@ -272,7 +298,11 @@ class Simulation {
       if (wait._tag === "Time") yield* this.#pass(wait.millis)
       else for (let turn = 0; turn < wait.turns; turn++) yield* Effect.yieldNow
       this.log(`-- ${JSON.stringify(action)}`)
-      yield* this.act(action, broker, faults.inflict)
+      if (ofProcess.has(action._tag) && "client" in action && this.actors[action.client]!.isDown) continue
+      yield* this.act(action, broker, faults.inflict, (...crash) =>
+        Effect.sync(() => {
+          fork(faults.crash(...crash))
+        }))
     }
     this.log("-- calm")
     yield* faults.end
@@ -297,13 +327,13 @@ class Simulation {
     for (const actor of this.actors) {
       if (this.program.isRough) {
         yield* actor.start
-        yield* Effect.forkDetach(actor.listen, { startImmediately: true })
+        yield* actor.startListening
         continue
       }
       const building = yield* Effect.forkChild(actor.start, { startImmediately: true })
       yield* this.#pass(1_000)
       yield* Fiber.join(building)
-      yield* Effect.forkDetach(actor.listen, { startImmediately: true })
+      yield* actor.startListening
     }
     if (this.program.isRough) return
     yield* this.#pass(1_000)
@@ -320,6 +350,9 @@ class Simulation {
     const start = this.now()
     while (this.now() - start < patienceMillis) {
       for (const actor of this.actors) {
+        if (actor.isDown) yield* actor.restart
+        if (actor.isDown) continue
+        yield* actor.dropOrphans
         const status = yield* actor.client.status
         if (status._tag === "Paused" || status._tag === "Halted") yield* actor.fork("Resume", actor.client.resume)
       }
@@ -338,8 +371,9 @@ class Simulation {
     const found: Array<string> = []
     for (const actor of this.actors) {
       const { name } = actor.plan
-      const status = actor.statuses.at(-1)
+      const { status } = actor
       if (status !== "Connected") found.push(`${name} is ${status}`)
+      if (!actor.isServing) found.push(`${name} has no consumer`)
       if (actor.isBusy) found.push(`the consumer of ${name} is at work`)
       for (const list of [actor.publishing, actor.operations, actor.subscriptions]) {
         for (const operation of actor.running(list)) found.push(`${name} ${operation.name}`)
@@ -389,7 +423,17 @@ class Simulation {
     for (const problem of this.#pending(broker)) this.fail("hung", problem)
     for (const problem of this.#leaks(broker)) this.fail("leaked", problem)
     for (const actor of this.actors) {
+      if (actor.store !== undefined) yield* this.#askForOutcomes(actor)
       if (actor.calls.at(-1)?.ending?._tag !== "Done") this.fail("lost", `the last message of ${actor.plan.name}`)
+    }
+  })
+
+  /** What was delivered under an own id is known to be, in this life and the next. */
+  readonly #askForOutcomes = Effect.fnUntraced(function*(this: Simulation, actor: Actor) {
+    for (const { ending, id, isOwn } of actor.calls) {
+      if (!isOwn || ending?._tag !== "Done" || ending.life < actor.storeSince) continue
+      const outcome = yield* Effect.orDie(actor.client.outcome(id))
+      if (outcome._tag !== "Delivered") this.fail("broken", `the outcome of ${id} is ${outcome._tag}`)
     }
   })
 
@@ -482,12 +526,15 @@ export const run = async (program: Program): Promise<Report> => {
   })
   const turns = TurnScheduler.make(turnBudget, () => giveUp())
   const simulation = new Simulation(program, turns.idle)
-  const effect = Effect.raceFirst(simulation.run(), spent).pipe(
+  const effect = Effect.raceFirst(inTurns(2_048)(simulation.run()), spent).pipe(
     Effect.scoped,
     Effect.provide(MemoryNetwork.layer),
     Effect.provide(TestClock.layer()),
     Random.withSeed(program.seed),
-    Effect.provideService(Scheduler.Scheduler, turns.scheduler)
+    Effect.provideService(References.MinimumLogLevel, "None"),
+    Effect.provideService(Scheduler.Scheduler, turns.scheduler),
+    // Its own steps are not interrupted where they belong together.
+    inTurns(program.stepsPerTurn)
   )
   const exit = await Effect.runPromiseExit(effect, { scheduler: turns.scheduler })
   if (Exit.isFailure(exit)) simulation.fail("hung", Cause.pretty(exit.cause))
