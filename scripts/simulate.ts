@@ -59,10 +59,10 @@ const repeat = async (seed: number, verbose: boolean): Promise<ReadonlyArray<Fai
     return report.failures
   }
   const small = await shrink(report, shrinkBudget)
-  const { clients, latencyMillis, steps, windowBytes } = small.program
+  const { clients, latencyMillis, steps, stepsPerTurn, windowBytes } = small.program
   console.log(`with ${steps.length} of ${report.program.steps.length} steps:`)
   tell(small)
-  console.log(JSON.stringify({ latencyMillis, windowBytes }))
+  console.log(JSON.stringify({ latencyMillis, windowBytes, stepsPerTurn }))
   for (const client of clients) console.log(JSON.stringify(client))
   console.log(small.log().join("\n"))
   console.log(`again: npm run simulate -- --seed ${seed} --verbose`)

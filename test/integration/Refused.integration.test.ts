@@ -121,7 +121,7 @@ describe("a first connect to what is no broker", () => {
             connectTimeout: "200 millis"
           })
           assert(reason._tag === "ConnectTimeout")
-          assert.strictEqual(reason.phase, "dial")
+          assert.strictEqual(reason.phase, "connect")
         }))
 
       it.live("tells a server that closes, and one that resets, before it answers", () =>

@@ -2,18 +2,21 @@ import { assert, it } from "@effect/vitest"
 import { Effect, Queue, Result } from "effect"
 import mqttPacket from "mqtt-packet"
 import { text } from "../../src/services/Message.ts"
-import { describeBrokersAndVersions, kinds } from "./support/Brokers.ts"
+import { describeBrokers, describeBrokersAndVersions, kinds } from "./support/Brokers.ts"
+import type { Kind, ProtocolVersion } from "./support/Brokers.ts"
 import * as ChaosProxy from "./support/ChaosProxy.ts"
 import * as Client from "./support/Client.ts"
 import * as MqttJs from "./support/MqttJs.ts"
 
 /**
- * A link is reset again and again at random bytes. A failure prints its seed; the same resets come back with
+ * A link is reset, or falls silent, again and again at random bytes. A failure prints its seed; the same cuts come back with
  * `EFFECT_MQTT_STORM_SEED=<seed>`.
  */
 const seed = Number(process.env["EFFECT_MQTT_STORM_SEED"] ?? Math.floor(Math.random() * 0x7fffffff))
 const total = Number(process.env["EFFECT_MQTT_STORM_MESSAGES"] ?? 10_000)
 const resets = 20
+/** A link that falls silent is found out by time alone, which is why all of these storms rage at once. */
+const totalInSilence = Math.ceil(total / 2)
 
 /** Mulberry32. */
 const random = (seed: number) => {
@@ -37,13 +40,17 @@ const answerBytes = 4
  * is being sent again. All of them together are shorter than the given number of messages, so that every reset comes to
  * pass. `messages` is the direction in which the messages go.
  */
-const makePlans = (messages: ChaosProxy.Direction, count: number): ReadonlyArray<ChaosProxy.Plan> => {
+const makePlans = (
+  messages: ChaosProxy.Direction,
+  count: number,
+  how: "resetAfter" | "blackHoleAfter" = "resetAfter"
+): ReadonlyArray<ChaosProxy.Plan> => {
   const next = random(seed)
   return Array.from({ length: resets }, (_, i): ChaosProxy.Plan => {
     const share = i % 2 === 0 ? 0.1 + 0.9 * next() : 0.05 * next()
     const length = share * (0.9 * count) / (resets / 2) / 1.05
     return {
-      resetAfter: next() < 0.7
+      [how]: next() < 0.7
         ? { direction: messages, bytes: 1 + Math.floor(length * messageBytes) }
         : { direction: messages === "up" ? "down" : "up", bytes: 1 + Math.floor(length * answerBytes) }
     }
@@ -57,13 +64,23 @@ const makeStorm = Effect.fnUntraced(function*(
   tap?: ChaosProxy.Options["tap"]
 ) {
   let first = Infinity
-  const proxy = yield* ChaosProxy.make({ port, tap, plan: (connection) => plans[connection - first] ?? {} })
+  const isSilent = plans.some(({ blackHoleAfter }) => blackHoleAfter !== undefined)
+  const proxy: ChaosProxy.ChaosProxy = yield* ChaosProxy.make({
+    port,
+    tap,
+    plan: (connection) => {
+      // A connection that the client gave up for another reason has not used its plan up.
+      const index = isSilent && connection >= first ? Effect.runSync(proxy.counts).blackHoles : connection - first
+      return plans[index] ?? {}
+    }
+  })
   const begin = Effect.gen(function*() {
     first = (yield* proxy.counts).connections
     yield* proxy.resetAll
   })
   /** Every reset came to pass. */
   const over = Effect.gen(function*() {
+    if (isSilent) return assert.strictEqual((yield* proxy.counts).blackHoles, resets)
     // On MQTT 3.1.1 there is a connection before the first that only discards the session.
     for (let closed = 0; closed < resets + 1;) if ((yield* proxy.nextClose) >= first - 1) closed++
     assert.strictEqual((yield* proxy.counts).resets, resets + 1)
@@ -102,16 +119,28 @@ const makeWitness = (protocolVersion: 4 | 5) => {
   return { tap, sentAnew }
 }
 
-const numbers = Array.from({ length: total }, (_, i) => i)
+const numbersTo = (count: number) => Array.from({ length: count }, (_, i) => i)
+const numbers = numbersTo(total)
 const ascending = (numbers: ReadonlyArray<number>) => numbers.toSorted((a, b) => a - b)
 
-describeBrokersAndVersions(`a storm on the publisher's link (seed ${seed})`, (kind, protocolVersion) => {
-  const storm = Effect.fnUntraced(function*(qos: 1 | 2, session: "persistent" | "clean") {
-    console.log(`seed ${seed}: ${kind.name}, MQTT ${protocolVersion}, publisher, QoS ${qos}, ${session}`)
+interface PublisherStorm {
+  readonly kind: Kind
+  readonly protocolVersion: ProtocolVersion
+  readonly qos: 1 | 2
+  readonly session: "persistent" | "clean"
+  readonly how: "resetAfter" | "blackHoleAfter"
+  readonly count: number
+}
+
+/** A storm on the link of a publisher; gives what came through, and what its callers were told. */
+const stormOnPublisher = Effect.fnUntraced(
+  function*({ count, how, kind, protocolVersion, qos, session }: PublisherStorm) {
+    const title = `${kind.name}, MQTT ${protocolVersion}, publisher, QoS ${qos}, ${session}, ${how}`
+    console.log(`seed ${seed}: ${title}`)
     const broker = yield* kind.make()
     // A lost session gives up what is in flight at QoS 2, which shall not be all there is.
     const sendMaximum = qos === 2 && session === "clean" ? 100 : 1000
-    const plans = makePlans("up", sendMaximum === 100 ? total - resets * sendMaximum : total)
+    const plans = makePlans("up", sendMaximum === 100 ? count - resets * sendMaximum : count, how)
     const { begin, over, url } = yield* makeStorm(broker.port, plans)
     const receiver = yield* MqttJs.connect(broker.url, { protocolVersion })
     yield* receiver.subscribe("storm/#", 2)
@@ -120,13 +149,16 @@ describeBrokersAndVersions(`a storm on the publisher's link (seed ${seed})`, (ki
       protocolVersion,
       clientId: "publisher",
       sessionExpiry: session === "persistent" ? "1 hour" : 0,
-      sendMaximum
+      sendMaximum,
+      ...(how === "blackHoleAfter"
+        ? { keepAlive: "1 second", pingTimeout: "300 millis", connectTimeout: "1 second" }
+        : {})
     })
     // aedes knows a session by its subscriptions alone.
     yield* publisher.subscription("keep/session", { qos: 1 })
     yield* begin
     const results = yield* Effect.forEach(
-      numbers,
+      numbersTo(count),
       (i) => Effect.result(publisher.publish({ topic: "storm/m", payload: payload(i), qos })),
       { concurrency: "unbounded" }
     )
@@ -144,16 +176,25 @@ describeBrokersAndVersions(`a storm on the publisher's link (seed ${seed})`, (ki
     const distinct = Array.from(new Set(received))
     const failures = results.flatMap((result, i) => Result.isFailure(result) ? [{ i, error: result.failure }] : [])
     console.log(
-      `  ${total - failures.length} succeeded, ${failures.length} failed, ${received.length} received, ` +
+      `  ${title}: ${count - failures.length} succeeded, ${failures.length} failed, ${received.length} received, ` +
         `${received.length - distinct.length} of them again`
     )
-    return { received, distinct, failures }
-  })
-
-  const missing = (distinct: ReadonlyArray<number>, failures: ReadonlyArray<{ readonly i: number }>) => {
-    const there = new Set([...distinct, ...failures.map(({ i }) => i)])
-    return numbers.filter((i) => !there.has(i))
+    return { title, received, distinct, failures }
   }
+)
+
+const missing = (
+  distinct: ReadonlyArray<number>,
+  failures: ReadonlyArray<{ readonly i: number }>,
+  count: number = total
+) => {
+  const there = new Set([...distinct, ...failures.map(({ i }) => i)])
+  return numbersTo(count).filter((i) => !there.has(i))
+}
+
+describeBrokersAndVersions(`a storm on the publisher's link (seed ${seed})`, (kind, protocolVersion) => {
+  const storm = (qos: 1 | 2, session: "persistent" | "clean") =>
+    stormOnPublisher({ kind, protocolVersion, qos, session, how: "resetAfter", count: total })
 
   it.live("loses nothing at QoS 1 in a persistent session, and keeps the order", () =>
     Effect.gen(function*() {
@@ -190,6 +231,31 @@ describeBrokersAndVersions(`a storm on the publisher's link (seed ${seed})`, (ki
       }
     }))
 })
+
+// A link that falls silent is found out by time alone, and half a minute is enough.
+describeBrokers(`a publisher's link that falls silent ${resets} times (seed ${seed})`, (kind) => {
+  it.live("loses nothing and delivers QoS 2 once; what could not be settled in clean sessions fails typed (laws 8, 10, 11)", () =>
+    Effect.gen(function*() {
+      const count = totalInSilence
+      const storms = ([4, 5] as const).flatMap((protocolVersion) =>
+        ([1, 2] as const).flatMap((qos) =>
+          (["persistent", "clean"] as const).map((session): PublisherStorm => (
+            { kind, protocolVersion, qos, session, how: "blackHoleAfter", count }
+          ))
+        )
+      )
+      const rage = Effect.fnUntraced(function*(storm: PublisherStorm) {
+        const { distinct, failures, received, title } = yield* stormOnPublisher(storm)
+        assert.deepStrictEqual(missing(distinct, failures, count), [], title)
+        if (storm.qos === 2) assert.strictEqual(received.length, distinct.length, title)
+        if (storm.session === "persistent") assert.deepStrictEqual(distinct, numbersTo(count), title)
+        const mayFail = storm.qos === 2 && storm.session === "clean"
+        assert.strictEqual(failures.length > 0, mayFail, title)
+        for (const { error } of failures) assert.strictEqual(error.reason._tag, "SessionLost", title)
+      }, Effect.scoped)
+      yield* Effect.forEach(storms, rage, { concurrency: "unbounded" })
+    }))
+}, kinds.filter(({ name }) => name === "Mosquitto"))
 
 // aedes redelivers out of order, and loses some of what it was sending at QoS 2 when it was cut off.
 const redeliver = kinds.filter(({ name }) => name !== "aedes")

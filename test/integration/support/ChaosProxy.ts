@@ -11,6 +11,11 @@ export type Direction = "up" | "down"
 export interface Plan {
   /** Resets both sides once exactly this many bytes went through in the direction. */
   readonly resetAfter?: { readonly direction: Direction; readonly bytes: number } | undefined
+  /**
+   * Once exactly this many bytes went through in the direction, nothing does any more, in either: no byte, no end. The
+   * sockets stay open, and neither side is told.
+   */
+  readonly blackHoleAfter?: { readonly direction: Direction; readonly bytes: number } | undefined
 }
 
 export interface Options {
@@ -48,6 +53,8 @@ export interface ChaosProxy {
     readonly connections: number
     readonly open: number
     readonly resets: number
+    /** Connections that became black holes by their plan. */
+    readonly blackHoles: number
     readonly up: number
     readonly down: number
   }>
@@ -72,6 +79,7 @@ class Proxy implements ChaosProxy {
   up = 0
   down = 0
   resets = 0
+  swallowed = 0
   private connections = 0
   private server: Net.Server | undefined
 
@@ -147,6 +155,7 @@ class Proxy implements ChaosProxy {
     connections: this.connections,
     open: this.links.size,
     resets: this.resets,
+    blackHoles: this.swallowed,
     up: this.up,
     down: this.down
   }))
@@ -161,6 +170,7 @@ class Link {
   private readonly plan: Plan
   private readonly passed = { up: 0, down: 0 }
   private gone = false
+  private silent = false
 
   constructor(proxy: Proxy, number: number, client: Net.Socket) {
     this.proxy = proxy
@@ -174,9 +184,9 @@ class Link {
       if (!proxy.stalled) client.resume()
       Queue.offerUnsafe(proxy.opened, number)
     })
-    // An end on one side becomes the same end on the other.
-    client.on("error", () => this.reset())
-    this.server.on("error", () => this.reset())
+    // An end on one side becomes the same end on the other, but for a black hole.
+    client.on("error", () => this.broken())
+    this.server.on("error", () => this.broken())
     client.on("close", () => this.over())
     this.server.on("close", () => this.over())
   }
@@ -185,7 +195,8 @@ class Link {
     from.on("data", (chunk) => this.forward(direction, from, to, chunk))
     from.on("end", () => {
       // A black hole swallows the end as well.
-      if (!this.proxy.blackHoles[direction]) to.end()
+      if (this.silent) from.destroy()
+      else if (!this.proxy.blackHoles[direction]) to.end()
     })
     to.on("drain", () => {
       if (!(direction === "up" && this.proxy.stalled)) from.resume()
@@ -193,15 +204,19 @@ class Link {
   }
 
   private forward(direction: Direction, from: Net.Socket, to: Net.Socket, chunk: Uint8Array) {
-    if (this.gone || this.proxy.blackHoles[direction]) return
-    const { resetAfter } = this.plan
-    const left = resetAfter?.direction === direction ? resetAfter.bytes - this.passed[direction] : Infinity
+    if (this.gone || this.silent || this.proxy.blackHoles[direction]) return
+    const { blackHoleAfter, resetAfter } = this.plan
+    const cut = resetAfter ?? blackHoleAfter
+    const left = cut?.direction === direction ? cut.bytes - this.passed[direction] : Infinity
     const bytes = chunk.length < left ? chunk : chunk.subarray(0, left)
     this.passed[direction] += bytes.length
     this.proxy[direction] += bytes.length
     this.proxy.options.tap?.(this.number, direction, bytes)
     if (!to.write(bytes)) from.pause()
-    if (bytes.length === left) this.reset()
+    if (bytes.length < left) return
+    if (cut === resetAfter) return this.reset()
+    this.silent = true
+    this.proxy.swallowed++
   }
 
   reset() {
@@ -219,11 +234,16 @@ class Link {
     this.server.end(() => this.server.destroy())
   }
 
+  private broken() {
+    if (!this.silent) this.reset()
+  }
+
   private over() {
-    this.gone = true
+    if (!this.silent) this.gone = true
     if (this.client.closed && this.server.closed) {
       if (this.proxy.links.delete(this)) Queue.offerUnsafe(this.proxy.closed, this.number)
-    } else if (!this.server.destroyed && this.client.closed) this.server.destroySoon()
+    } else if (this.silent) return
+    else if (!this.server.destroyed && this.client.closed) this.server.destroySoon()
     else if (!this.client.destroyed && this.server.closed) this.client.destroySoon()
   }
 }
