@@ -1,17 +1,19 @@
 /**
- * Runs one benchmark by name, with the flags behind it.
+ * Runs one benchmark by name, with the flags behind it; without a name, that of the whole client.
  *
+ *     npm run bench -- --quick
  *     npm run bench -- codec --json
  */
 import { spawnSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
 
-const benchmarks = ["codec"]
+const benchmarks = ["client", "codec", "dispatch", "store"]
 
-const [name, ...flags] = process.argv.slice(2)
+const [first, ...rest] = process.argv.slice(2)
+const [name, flags] = first === undefined || first.startsWith("-") ? ["client", process.argv.slice(2)] : [first, rest]
 
-if (name === undefined || !benchmarks.includes(name)) {
-  console.error(`usage: npm run bench -- <${benchmarks.join("|")}> [flags]`)
+if (!benchmarks.includes(name)) {
+  console.error(`usage: npm run bench -- [${benchmarks.join("|")}] [flags]`)
   process.exitCode = 1
 } else {
   const { error, status } = spawnSync(
