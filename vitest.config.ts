@@ -19,7 +19,8 @@ export default defineConfig({
           exclude: ["test/integration/**"],
           // No test changes what another imports, and loading everything once per file took half of the time.
           isolate: false,
-          testTimeout: 20_000
+          // A limit against hangs and no measure: a loaded machine runs the long simulations many times slower.
+          testTimeout: 120_000
         }
       },
       {

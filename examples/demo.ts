@@ -6,7 +6,7 @@
  *     npm run demo -- --url mqtt://host:port    # with yours
  */
 import * as NodeRuntime from "@effect/platform-node/NodeRuntime"
-import { Clock, Console, Effect, Fiber, Redacted, Result, Stream, SubscriptionRef } from "effect"
+import { Clock, Console, Effect, Fiber, Redacted, Stream, SubscriptionRef } from "effect"
 import * as Net from "node:net"
 import { parseArgs } from "node:util"
 import type { Status } from "../src/index.ts"
@@ -67,6 +67,12 @@ const closedPort = Effect.callback<number>((resume) => {
   })
 })
 
+const readUrl = (url: string) =>
+  Effect.fromResult(Endpoint.fromUrl(url)).pipe(
+    Effect.filterOrFail((endpoint) => endpoint._tag === "Tcp", () => "the demo needs mqtt://"),
+    Effect.mapError((problem) => new Error(`--url: ${problem}`))
+  )
+
 // ---------------------------------------------------------------------------
 // the story
 // ---------------------------------------------------------------------------
@@ -75,7 +81,7 @@ const demo = Effect.fnUntraced(function*(url: string | undefined) {
   const { chapter, say } = yield* makeStory
   const broker = url === undefined
     ? yield* EmbeddedBroker.make
-    : yield* Effect.fromResult(Result.mapError(Endpoint.fromUrl(url), (problem) => new Error(`--url: ${problem}`)))
+    : yield* readUrl(url)
   const direct = Endpoint.tcp(broker.host, broker.port)
   const link = yield* FaultyLink.make(broker)
   yield* Console.log(`effect-mqtt with ${url === undefined ? "the embedded broker aedes" : url}`)
