@@ -20,7 +20,8 @@ export default defineConfig({
           // No test changes what another imports, and loading everything once per file took half of the time.
           isolate: false,
           // A limit against hangs and no measure: a loaded machine runs the long simulations many times slower.
-          testTimeout: 120_000
+          testTimeout: 120_000,
+          hookTimeout: 120_000
         }
       },
       {

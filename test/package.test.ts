@@ -78,7 +78,7 @@ beforeAll(() => {
     symlinkSync(join(root, "node_modules", name), link, "junction")
   }
   writeFileSync(join(project, "package.json"), JSON.stringify({ name: "empty", private: true, type: "module" }))
-}, 60_000)
+}, 120_000)
 
 afterAll(() => rmSync(temporary, { recursive: true, force: true }))
 

@@ -34,7 +34,7 @@ const folder = Effect.acquireRelease(
 
 const run = (args: ReadonlyArray<string>) =>
   Effect.callback<string>((resume) => {
-    const child = execFile(process.execPath, args, { cwd: root, timeout: 15_000 }, (error, stdout, stderr) =>
+    const child = execFile(process.execPath, args, { cwd: root, timeout: 100_000 }, (error, stdout, stderr) =>
       resume(error === null ? Effect.succeed(stdout + stderr) : Effect.die(new Error(`${error.message}\n${stdout}`))))
     return Effect.sync(() =>
       child.kill()

@@ -62,14 +62,7 @@ export interface Link {
 const reader = Effect.fnUntraced(function*(link: LinkState) {
   while (link.phase !== "over") {
     const chunks = yield* link.stream.pull
-    const half = link.halfOf(chunks)
-    if (half > 0) {
-      link.receive([chunks[0].subarray(0, half)])
-      yield* Effect.yieldNow
-      link.receive([chunks[0].subarray(half)])
-    } else {
-      link.receive(chunks)
-    }
+    link.receive(chunks)
     for (let turn = 0; turn < consumerTurns && !link.isJudged && link.core.isLagging; turn++) yield* Effect.yieldNow
   }
 }, (effect, link) => Effect.catch(effect, (error) => Effect.sync(() => link.lost(error))))

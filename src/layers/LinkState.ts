@@ -40,8 +40,6 @@ import { cannotAcknowledge } from "./Outbound.ts"
 /** Bytes that are collected for one write, and the largest slice that is written at once, so that progress is seen. */
 export const sliceBytes = 64 * 1024
 
-/** An acknowledgement that says nothing but yes. */
-const ackBytes = 4
 /** Where collecting ends, so that the last message, if it is no larger than 4 KiB, still fits into the slice. */
 const collectBytes = sliceBytes - 4200
 
@@ -132,17 +130,6 @@ export class LinkState implements CommitTarget {
   // ---------------------------------------------------------------------------
   // received
   // ---------------------------------------------------------------------------
-
-  /**
-   * Where to cut what was pulled, or 0. When nearly all that is under way is acknowledged at once, the writer gets its turn
-   * in the middle: the server then has something to do while we handle the other half, and both go on like that.
-   */
-  halfOf(chunks: ReadonlyArray<Uint8Array>): number {
-    const { length } = chunks[0]!
-    const { inFlight } = this.core.session
-    const isAcknowledgements = inFlight >= 32 && chunks.length === 1 && length <= ackBytes * inFlight
-    return isAcknowledgements && length > 0.6 * ackBytes * inFlight ? length >> 1 : 0
-  }
 
   /** Handles a whole pull. */
   receive(chunks: ReadonlyArray<Uint8Array>): void {

@@ -441,7 +441,7 @@ describe("failover", () => {
         for (const broker of [a, b, c]) {
           assert.isAbove(broker.packetsOf({ from: "client", type: "Publish" }).length, 100)
         }
-      }).pipe(Effect.scoped, Effect.provide(MemoryNetwork.layer)), 60_000)
+      }).pipe(Effect.scoped, Effect.provide(MemoryNetwork.layer)), 120_000)
 
     it.effect(
       "that share sessions: no QoS 1 message is lost, and none is sent as a new one twice",

@@ -32,7 +32,12 @@ describe("Publishing", () => {
       it.effect("completes a QoS 0 publish when it is taken, and sends it without an id (PI-01b)", () =>
         run(Effect.gen(function*() {
           const { client, peer } = yield* open(options)
-          assert.deepStrictEqual(yield* client.publish(to("a", 0)), { qos: 0, reasonCode: 0, reasonString: undefined, guarantee: "queued" })
+          assert.deepStrictEqual(yield* client.publish(to("a", 0)), {
+            qos: 0,
+            reasonCode: 0,
+            reasonString: undefined,
+            guarantee: "queued"
+          })
           yield* client.publish(to("b", 0, { retain: true, payload: undefined }))
           yield* expectPackets(
             peer,
@@ -51,7 +56,12 @@ describe("Publishing", () => {
           assert.isTrue(isPending(publish))
           assert.deepStrictEqual(yield* held(client), { queued: 0, heldBytes: 2, inFlight: 1, packetIds: 1 })
           yield* peer.sendHex(ackHex("PUBACK", 1))
-          assert.deepStrictEqual(yield* Fiber.join(publish), { qos: 1, reasonCode: 0, reasonString: undefined, guarantee: "atLeastOnce" })
+          assert.deepStrictEqual(yield* Fiber.join(publish), {
+            qos: 1,
+            reasonCode: 0,
+            reasonString: undefined,
+            guarantee: "atLeastOnce"
+          })
           assert.deepStrictEqual(yield* held(client), nothing)
         })))
 
@@ -66,7 +76,12 @@ describe("Publishing", () => {
           assert.isTrue(isPending(publish))
           assert.deepStrictEqual(yield* held(client), { queued: 0, heldBytes: 2, inFlight: 1, packetIds: 1 })
           yield* peer.sendHex(ackHex("PUBCOMP", 1))
-          assert.deepStrictEqual(yield* Fiber.join(publish), { qos: 2, reasonCode: 0, reasonString: undefined, guarantee: "exactlyOnce" })
+          assert.deepStrictEqual(yield* Fiber.join(publish), {
+            qos: 2,
+            reasonCode: 0,
+            reasonString: undefined,
+            guarantee: "exactlyOnce"
+          })
           assert.deepStrictEqual(yield* held(client), nothing)
         })))
 
@@ -247,7 +262,12 @@ describe("Publishing", () => {
         yield* peer.sendHex(ackHex("PUBREC", 2, 0x10))
         yield* expectPackets(peer, ackHex("PUBREL", 2))
         yield* peer.sendHex(ackHex("PUBCOMP", 2))
-        assert.deepStrictEqual(yield* Fiber.join(second), { qos: 2, reasonCode: 0x10, reasonString: undefined, guarantee: "exactlyOnce" })
+        assert.deepStrictEqual(yield* Fiber.join(second), {
+          qos: 2,
+          reasonCode: 0x10,
+          reasonString: undefined,
+          guarantee: "exactlyOnce"
+        })
       })))
 
     for (const [qos, ack] of [[1, "PUBACK"], [2, "PUBREC"]] as const) {

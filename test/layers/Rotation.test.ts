@@ -362,5 +362,5 @@ describe("rotation", () => {
         authenticate: (connect) => (ends.get(decode(connect.password)) ?? 0) > now() ? 0 : 0x86
       }))
     )
-  }, 60_000)
+  }, 120_000)
 })

@@ -5,7 +5,15 @@ import type { Change } from "../../src/services/SessionStore.ts"
 import { messageOf, published, putAside, settled } from "../support/StoreChanges.ts"
 
 const empty = (): StoreState =>
-  initialState({ session: undefined, publishes: [], inbound: [], lastSequence: 0, lastPacketId: 0, queues: [], quarantined: [] })
+  initialState({
+    session: undefined,
+    publishes: [],
+    inbound: [],
+    lastSequence: 0,
+    lastPacketId: 0,
+    queues: [],
+    quarantined: []
+  })
 
 const committed = (state: StoreState, changes: ReadonlyArray<Change>): StoreBatch => {
   const batch = new StoreBatch(state, changes)

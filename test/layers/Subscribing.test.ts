@@ -209,7 +209,7 @@ describe("Subscribing", () => {
           const { client, listener, network, peer } = yield* open({ protocolVersion: version })
           yield* peer.reset
           yield* awaitStatus(client, "Reconnecting")
-          for (const steps of [2_048, ...Array.from({ length: 40 }, (_, index) => index + 1)]) {
+          for (const steps of [2_048, ...Array.from({ length: 40 }, (_, index) => index + 3)]) {
             const fiber = yield* start(
               Effect.provideService(detached(client.subscription("a")), References.MaxOpsBeforeYield, steps)
             )
