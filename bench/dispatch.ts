@@ -9,8 +9,8 @@
 import { Buffer } from "node:buffer"
 import { parseArgs } from "node:util"
 import mqttPacket from "mqtt-packet"
-import type { Member } from "../src/layers/SubscriptionEntry.ts"
-import { Subscriptions } from "../src/layers/Subscriptions.ts"
+import type { Member } from "../src/layers/subscriptions/SubscriptionEntry.ts"
+import { Subscriptions } from "../src/layers/subscriptions/Subscriptions.ts"
 import { makeDecoder } from "../src/protocol/PacketCodec.ts"
 import { toMessage } from "../src/services/MessageCodec.ts"
 

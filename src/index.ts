@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-export * as Backoff from "./layers/Backoff.ts"
+export * as Backoff from "./layers/supervision/Backoff.ts"
 export * as MqttClient from "./layers/MqttClient.ts"
 export * as Packet from "./protocol/Packet.ts"
 export * as ReasonCode from "./protocol/ReasonCode.ts"
@@ -14,6 +14,6 @@ export * as ClientOptions from "./services/ClientOptions.ts"
 export * as Endpoint from "./services/Endpoint.ts"
 export * as Message from "./services/Message.ts"
 export * as MqttError from "./services/MqttError.ts"
-export * as SessionStore from "./layers/MemorySessionStore.ts"
+export * as SessionStore from "./layers/store/MemorySessionStore.ts"
 export * as Status from "./services/Status.ts"
 export * as Transport from "./services/Transport.ts"

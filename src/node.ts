@@ -4,5 +4,5 @@
  * @since 0.1.0
  */
 export * as MqttClient from "./layers/NodeMqttClient.ts"
-export * as SessionStore from "./layers/NodeSessionStore.ts"
-export * as NodeTransport from "./layers/NodeTransport.ts"
+export * as SessionStore from "./layers/store/NodeSessionStore.ts"
+export * as NodeTransport from "./layers/transport/NodeTransport.ts"

@@ -14,7 +14,7 @@ import type { MqttClientService } from "../services/MqttClient.ts"
 import type { ConnectError } from "../services/MqttError.ts"
 import { Transport } from "../services/Transport.ts"
 import * as Client from "./MqttClient.ts"
-import * as NodeTransport from "./NodeTransport.ts"
+import * as NodeTransport from "./transport/NodeTransport.ts"
 
 export * from "../services/MqttClient.ts"
 export type {

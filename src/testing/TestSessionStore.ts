@@ -22,7 +22,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Semaphore from "effect/Semaphore"
-import { MemoryData } from "../layers/MemorySessionStore.ts"
+import { MemoryData } from "../layers/store/MemorySessionStore.ts"
 import { SessionStore, SessionStoreError } from "../services/SessionStore.ts"
 import type { Change, OpenStore, Quarantined, SessionStoreService, StoredSession } from "../services/SessionStore.ts"
 

@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Exit, Fiber, Random, Redacted, Scope, Stream } from "effect"
 import { TestClock } from "effect/testing"
-import * as MemorySessionStore from "../../src/layers/MemorySessionStore.ts"
+import * as MemorySessionStore from "../../src/layers/store/MemorySessionStore.ts"
 import * as MqttClient from "../../src/layers/MqttClient.ts"
 import type { ConnectError } from "../../src/services/MqttError.ts"
 import { MemoryNetwork, TestBroker } from "../../src/testing/index.ts"

@@ -4,7 +4,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Deferred, Effect, Exit, Fiber } from "effect"
 import type { Scope } from "effect"
-import { MemoryData } from "../../src/layers/MemorySessionStore.ts"
+import { MemoryData } from "../../src/layers/store/MemorySessionStore.ts"
 import type { Change, OpenStore, SessionStoreError, SessionStoreService } from "../../src/services/SessionStore.ts"
 import { messageOf, published, publishOf, putAside, settled } from "./StoreChanges.ts"
 

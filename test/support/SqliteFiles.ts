@@ -5,8 +5,8 @@ import { Effect } from "effect"
 import { mkdtempSync, rmSync } from "node:fs"
 import { tmpdir } from "node:os"
 import { join } from "node:path"
-import type { SqliteOptions } from "../../src/layers/SqliteSessionStore.ts"
-import { makeSqlite } from "../../src/layers/SqliteSessionStore.ts"
+import type { SqliteOptions } from "../../src/layers/store/SqliteSessionStore.ts"
+import { makeSqlite } from "../../src/layers/store/SqliteSessionStore.ts"
 import { SessionStoreError } from "../../src/services/SessionStore.ts"
 
 export const folder = Effect.acquireRelease(

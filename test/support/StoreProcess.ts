@@ -7,7 +7,7 @@
  */
 import { Effect } from "effect"
 import { writeSync } from "node:fs"
-import { makeSqlite } from "../../src/layers/SqliteSessionStore.ts"
+import { makeSqlite } from "../../src/layers/store/SqliteSessionStore.ts"
 import { published } from "./StoreChanges.ts"
 
 /** Sequences of one batch; a batch is there as a whole, or not at all. */

@@ -9,7 +9,7 @@ import { PgClient } from "@effect/sql-pg"
 import { Effect } from "effect"
 import * as SqlClient from "effect/sql/SqlClient"
 import { writeSync } from "node:fs"
-import { makeSql } from "../../../src/layers/SqlSessionStore.ts"
+import { makeSql } from "../../../src/layers/store/SqlSessionStore.ts"
 import { published } from "../../support/StoreChanges.ts"
 
 /** Sequences of one batch; a batch is there as a whole, or not at all. */

@@ -1,0 +1,525 @@
+/**
+ * The plain state of one connection, from its CONNECT to its end: what was received goes in, what is to be written comes out,
+ * and the first cause of its end is kept.
+ *
+ * It starts no fibers and waits for nothing but the end of a last write; `Connection` drives it.
+ *
+ * @since 0.1.0
+ */
+import * as Deferred from "effect/Deferred"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Queue from "effect/Queue"
+import type { Packet } from "../../protocol/index.ts"
+import { KeepAlive, PacketCodec, ProtocolFault, ReasonCode } from "../../protocol/index.ts"
+import * as Endpoint from "../../services/Endpoint.ts"
+import type { ConnectReason, LinkLost } from "../../services/MqttError.ts"
+import {
+  AuthenticationFailed,
+  ClosedBeforeConnack,
+  fromTransportError,
+  Offline,
+  PingError,
+  ServerDisconnected,
+  TransportLost,
+  UnacknowledgedOverflow,
+  UnsupportedProtocolVersion
+} from "../../services/MqttError.ts"
+import type { ResolvedOptions } from "../../services/ResolvedOptions.ts"
+import type { Negotiated } from "../../services/Status.ts"
+import type { SessionStoreError } from "../../services/SessionStore.ts"
+import type { Connection as Stream, TransportError } from "../../services/Transport.ts"
+import type { Authenticator } from "./Authenticator.ts"
+import type { ClientCore } from "../ClientCore.ts"
+import type { CommitTarget, KeptBytes } from "../store/Committer.ts"
+import type { ConnackOutcome, SessionPlan } from "./Handshake.ts"
+import { foreignFault, onConnack, toProtocolError } from "./Handshake.ts"
+import { cannotAcknowledge } from "../publishing/Outbound.ts"
+
+/** Bytes that are collected for one write, and the largest slice that is written at once, so that progress is seen. */
+export const sliceBytes = 64 * 1024
+
+/** Where collecting ends, so that the last message, if it is no larger than 4 KiB, still fits into the slice. */
+const collectBytes = sliceBytes - 4200
+
+interface Ping {
+  /** Milliseconds. */
+  sentAt: number
+  resume: ((effect: Effect.Effect<Duration.Duration, PingError>) => void) | undefined
+}
+
+type HandshakeOutcome =
+  | { readonly _tag: "Accepted"; readonly negotiated: Negotiated }
+  | { readonly _tag: "Discard" }
+  | { readonly _tag: "Failed"; readonly reason: ConnectReason; readonly disconnect: number | undefined }
+
+export class LinkState implements CommitTarget {
+  readonly core: ClientCore
+  readonly options: ResolvedOptions
+  readonly plan: SessionPlan
+  readonly onAccepted: (negotiated: Negotiated) => void
+  readonly stream: Stream
+  readonly encoder: PacketCodec.Encoder
+  readonly decoder: PacketCodec.Decoder
+  readonly handshake: Deferred.Deferred<HandshakeOutcome> = Deferred.makeUnsafe()
+  readonly ended: Deferred.Deferred<LinkLost> = Deferred.makeUnsafe()
+  readonly finalWritten: Deferred.Deferred<void> = Deferred.makeUnsafe()
+  /** Where the options ask for enhanced authentication. */
+  readonly authenticator: Authenticator | undefined
+  readonly writerWake: Queue.Queue<void>
+  readonly keepAliveWake: Queue.Queue<void>
+  /** Whether earlier attempts have put the session in doubt. */
+  readonly isInDoubt: boolean
+  phase: "handshake" | "open" | "over" = "handshake"
+  /** Whether the link is about to be judged, so that the reader is to read and not to wait for consumers. */
+  isJudged = false
+  /** Whether closing may wait for the peer, which it may not where the peer does not answer. */
+  graceful = false
+  keepAlive: KeepAlive.KeepAlive
+  /** CONNECT as bytes, until the writer takes it. */
+  connect: Uint8Array | undefined
+  /** Whether the server may know of the connection. */
+  isConnectTaken = false
+  /** DISCONNECT, once nothing else is to be sent any more. */
+  final: Packet.Disconnect | undefined
+  finalTaken = false
+  /** Whether the acknowledgements that are owed go out before DISCONNECT. */
+  #acknowledgesFirst = false
+  cause: LinkLost | undefined
+  #handshakeOutcome: HandshakeOutcome | undefined
+  /** The first byte that came. */
+  #first: number | undefined
+  #pingsQueued: Array<Ping> = []
+  #pingsWritten: Array<Ping> = []
+
+  constructor(
+    core: ClientCore,
+    options: ResolvedOptions,
+    plan: SessionPlan,
+    onAccepted: (negotiated: Negotiated) => void,
+    stream: Stream,
+    queues: { readonly writerWake: Queue.Queue<void>; readonly keepAliveWake: Queue.Queue<void> },
+    authenticator: Authenticator | undefined = undefined
+  ) {
+    this.core = core
+    this.isInDoubt = core.isSessionInDoubt
+    this.options = options
+    this.plan = plan
+    this.onAccepted = onAccepted
+    this.stream = stream
+    this.authenticator = authenticator
+    this.writerWake = queues.writerWake
+    this.keepAliveWake = queues.keepAliveWake
+    const { maximumPacketSize, protocolVersion, requestProblemInformation, topicAliasMaximum } = options
+    this.encoder = PacketCodec.makeEncoder({ protocolVersion })
+    this.decoder = PacketCodec.makeDecoder({
+      protocolVersion,
+      maximumPacketSize,
+      topicAliasMaximum,
+      requestProblemInformation
+    })
+    this.keepAlive = KeepAlive.make({ keepAlive: 0, pingTimeout: 0, now: core.now() })
+  }
+
+  readonly wakeWriter = (): void => {
+    Queue.offerUnsafe(this.writerWake, undefined)
+    this.core.committer?.wake()
+  }
+
+  // ---------------------------------------------------------------------------
+  // received
+  // ---------------------------------------------------------------------------
+
+  /** Handles a whole pull. */
+  receive(chunks: ReadonlyArray<Uint8Array>): void {
+    const { core } = this
+    KeepAlive.received(this.keepAlive, core.now())
+    core.startBatch()
+    if (this.phase === "handshake" && this.#first === undefined) {
+      const foreign = foreignFault(chunks[0]!)
+      if (foreign !== undefined) this.fault(foreign)
+    }
+    for (const chunk of chunks) {
+      if (this.phase === "over") break
+      const fault = this.decoder.push(chunk, this.#onPacket)
+      if (fault !== undefined) this.fault(fault)
+    }
+    if (this.phase === "handshake") this.#checkFirst(chunks[0]![0]!)
+    if (core.inbox.isOverfull) {
+      const { maximumUnacknowledgedBytes: maximumBytes } = this.options
+      this.end(new UnacknowledgedOverflow({ bytes: core.inbox.bytes, maximumBytes }))
+    }
+    core.endBatch()
+    if (this.#handshakeOutcome !== undefined) {
+      const outcome = this.#handshakeOutcome
+      this.#handshakeOutcome = undefined
+      Deferred.doneUnsafe(this.handshake, Exit.succeed(outcome))
+    }
+    if (this.phase === "open" && core.hasOutput) this.wakeWriter()
+  }
+
+  /** Whose first byte does not begin an answer to CONNECT is no server, though it may never complete what looks like a packet. */
+  #checkFirst(byte: number): void {
+    this.#first ??= byte
+    const type = this.#first >> 4
+    if (type !== 2 && type !== 14 && type !== 15) {
+      this.fault(ProtocolFault.make("frame", "packet type", "what came first is no answer to CONNECT", 0x82))
+    }
+  }
+
+  readonly #onPacket = (packet: Packet.ServerPacket): ProtocolFault.ProtocolFault | undefined => {
+    if (this.phase === "open") {
+      switch (packet._tag) {
+        case "Connack":
+          return ProtocolFault.make("CONNACK", "packet type", "a second one on the same connection", 0x82)
+        case "Pingresp":
+          this.#onPingresp()
+          return undefined
+        case "Disconnect":
+          this.end(toServerDisconnected(packet))
+          return undefined
+        case "Auth":
+          return this.authenticator === undefined
+            ? this.core.onPacket(packet)
+            : this.#onAuth(this.authenticator, packet)
+        default:
+          return this.core.onPacket(packet)
+      }
+    }
+    // What stands behind a DISCONNECT, or behind a refusal, means nothing any more (ER-06).
+    if (this.phase === "over") return undefined
+    if (packet._tag === "Connack") return this.#onConnack(packet)
+    if (packet._tag === "Auth" && this.authenticator !== undefined) return this.#onAuth(this.authenticator, packet)
+    if (packet._tag === "Disconnect" && this.options.protocolVersion === 5) {
+      const reasonCode = packet.reasonCode
+      this.#fail(new ClosedBeforeConnack({ address: this.address, reasonCode }), undefined)
+      return undefined
+    }
+    return ProtocolFault.make(packet._tag.toUpperCase(), "packet type", "it came before CONNACK", 0x82)
+  }
+
+  #onAuth(authenticator: Authenticator, packet: Packet.Auth): ProtocolFault.ProtocolFault | undefined {
+    const problem = authenticator.onAuth(packet, this.phase === "open")
+    if (problem?._tag !== "AuthenticationFailed") return problem
+    this.#failAuthentication(problem)
+    return undefined
+  }
+
+  /** The exchange failed on our side, which ends the connection, or the handshake. */
+  failAuthentication(error: AuthenticationFailed): void {
+    this.#failAuthentication(error)
+    if (this.#handshakeOutcome !== undefined) Deferred.doneUnsafe(this.handshake, Exit.succeed(this.#handshakeOutcome))
+  }
+
+  #failAuthentication(error: AuthenticationFailed): void {
+    if (this.phase === "handshake") this.#fail(error, 0x80)
+    else this.end(error)
+  }
+
+  #onConnack(packet: Packet.Connack): ProtocolFault.ProtocolFault | undefined {
+    const outcome: ConnackOutcome = onConnack(this.options, this.plan, packet)
+    if (this.authenticator !== undefined && (outcome._tag === "Accepted" || outcome._tag === "Discard")) {
+      const failed = this.authenticator.conclude(packet.properties?.authenticationData)
+      if (failed !== undefined) {
+        this.#failAuthentication(failed)
+        return undefined
+      }
+    }
+    switch (outcome._tag) {
+      case "Fault":
+        return outcome.fault
+      case "Refused":
+        this.core.isSessionInDoubt = this.isInDoubt
+        this.#fail(outcome.reason, undefined)
+        return undefined
+      case "Discard":
+        this.phase = "over"
+        this.graceful = true
+        this.#handshakeOutcome = outcome
+        return undefined
+      case "Accepted":
+        this.#accept(outcome.negotiated)
+        return undefined
+    }
+  }
+
+  #accept(negotiated: Negotiated): void {
+    this.phase = "open"
+    this.encoder.maximumPacketSize = negotiated.maximumPacketSize
+    this.keepAlive = {
+      ...this.keepAlive,
+      keepAlive: negotiated.keepAliveMillis,
+      pingTimeout: this.options.pingTimeoutMillis ?? negotiated.keepAliveMillis
+    }
+    this.onAccepted(negotiated)
+    if (this.core.committer !== undefined) this.core.committer.target = this
+    this.core.open(negotiated, negotiated.sessionPresent && this.plan.resumes, this.wakeWriter, this.isInDoubt)
+    this.#handshakeOutcome = { _tag: "Accepted", negotiated }
+  }
+
+  #onPingresp(): void {
+    const ping = this.#pingsWritten.shift()
+    const resume = ping?.resume
+    if (ping === undefined || resume === undefined) return
+    const elapsed = Duration.millis(this.core.now() - ping.sentAt)
+    this.core.defer(() => resume(Effect.succeed(elapsed)))
+  }
+
+  get address(): string {
+    return Endpoint.toUrl(this.options.endpoint)
+  }
+
+  // ---------------------------------------------------------------------------
+  // the end
+  // ---------------------------------------------------------------------------
+
+  /** The peer broke the protocol. */
+  fault(fault: ProtocolFault.ProtocolFault): void {
+    if (this.phase === "over") return
+    if (this.phase === "handshake" || this.#handshakeOutcome !== undefined) {
+      const reason = isOlderVersion(fault)
+        ? new UnsupportedProtocolVersion({
+          protocolVersion: this.options.protocolVersion,
+          reasonCode: fault.reasonCode
+        })
+        : toProtocolError(fault)
+      if (this.phase === "open") this.core.close()
+      this.#fail(reason, fault.reasonCode)
+    } else {
+      this.end(toProtocolError(fault))
+    }
+  }
+
+  /** The stream is gone. */
+  lost(error: TransportError): void {
+    if (this.phase === "handshake") {
+      const reason = error.detail === undefined
+        ? new ClosedBeforeConnack({ address: this.address, cause: error })
+        : fromTransportError(error)
+      this.#fail(reason, undefined)
+      Deferred.doneUnsafe(this.handshake, Exit.succeed(this.#handshakeOutcome!))
+    } else {
+      this.end(new TransportLost({ cause: error }))
+    }
+  }
+
+  #fail(reason: ConnectReason, disconnect: number | undefined): void {
+    this.phase = "over"
+    this.graceful = true
+    this.#handshakeOutcome = { _tag: "Failed", reason, disconnect }
+  }
+
+  /** Ends the connection, or the handshake; see `Link.disconnect`. */
+  leave(packet: Packet.Disconnect): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      if (this.phase === "over") return Effect.void
+      this.#acknowledgesFirst = this.phase === "open"
+      if (this.phase === "open") this.core.close()
+      this.phase = "over"
+      this.failPings(new PingError({ reason: new Offline() }))
+      return this.sendFinal(packet)
+    })
+  }
+
+  /** Sends DISCONNECT behind what is being written, within `disconnectTimeout`. */
+  sendFinal(packet: Packet.Disconnect): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      if (!this.isConnectTaken) return Effect.void
+      this.final = packet
+      this.wakeWriter()
+      return Effect.timeoutOrElse(Deferred.await(this.finalWritten), {
+        duration: this.options.disconnectTimeoutMillis,
+        orElse: () => this.stream.abort
+      })
+    })
+  }
+
+  /** The scope of the stream closes. */
+  release(): Effect.Effect<void> {
+    // The attempt ran out of time in the moment in which it succeeded.
+    const wasOpen = this.phase === "open"
+    this.phase = "over"
+    this.#isReleased = true
+    // Also where DISCONNECT was to come behind it and was given up.
+    this.#dropKept()
+    if (wasOpen) this.core.close()
+    return this.graceful ? Effect.void : this.stream.abort
+  }
+
+  /** The first cause counts; a second call does nothing. */
+  end(cause: LinkLost): void {
+    if (this.phase !== "open") return
+    this.phase = "over"
+    this.cause = cause
+    this.graceful = cause._tag === "ServerDisconnected" || cause._tag === "ProtocolError" ||
+      cause._tag === "UnacknowledgedOverflow" || cause._tag === "AuthenticationFailed"
+    this.#dropKept()
+    this.core.close()
+    this.failPings(new PingError({ reason: cause }))
+    Deferred.doneUnsafe(this.ended, Exit.succeed(cause))
+  }
+
+  failPings(error: PingError): void {
+    const pings = [...this.#pingsWritten, ...this.#pingsQueued]
+    this.#pingsWritten = []
+    this.#pingsQueued = []
+    for (const { resume } of pings) if (resume !== undefined) this.core.defer(() => resume(Effect.fail(error)))
+  }
+
+  // ---------------------------------------------------------------------------
+  // sent
+  // ---------------------------------------------------------------------------
+
+  queuePing(resume: Ping["resume"]): Ping {
+    const ping: Ping = { sentAt: 0, resume }
+    this.#pingsQueued.push(ping)
+    KeepAlive.pingQueued(this.keepAlive)
+    this.wakeWriter()
+    return ping
+  }
+
+  /** The bytes that are to be written next, or undefined if there are none. */
+  next(): Uint8Array | undefined {
+    const { core, encoder } = this
+    if (this.final !== undefined) {
+      if (this.finalTaken) return undefined
+      if (this.#acknowledgesFirst) {
+        // What is about to be kept, or is kept, goes before.
+        if (core.committer?.isCommitting === true) {
+          // It may bring nothing for us, and then nobody else says that it is over.
+          core.committer.onCommitted = this.wakeWriter
+          return undefined
+        }
+        if (this.#kept !== undefined) return this.#takeKept()
+      }
+      this.finalTaken = true
+      if (this.#acknowledgesFirst) core.collectAcks(encoder)
+      return encoder.encode(this.final) === undefined ? encoder.take() : new Uint8Array(0)
+    }
+    if (this.phase === "over") return undefined
+    const now = core.now()
+    if (this.connect !== undefined) {
+      const bytes = this.connect
+      this.connect = undefined
+      this.isConnectTaken = true
+      KeepAlive.writeStarted(this.keepAlive, now)
+      return bytes
+    }
+    const auth = this.authenticator?.outgoing
+    if (auth !== undefined) {
+      this.authenticator!.outgoing = undefined
+      if (encoder.encode(auth) !== undefined) {
+        const { method } = this.authenticator!.authentication
+        const cause = new Error("the data does not fit into a packet that the server takes")
+        this.failAuthentication(new AuthenticationFailed({ method, problem: "respond", cause }))
+        return undefined
+      }
+    }
+    if (this.phase !== "open") return auth === undefined ? undefined : encoder.take()
+    for (const ping of this.#pingsQueued) {
+      encoder.encode({ _tag: "Pingreq" })
+      ping.sentAt = now
+      this.#pingsWritten.push(ping)
+    }
+    this.#hasPings = this.#pingsQueued.length > 0
+    this.#pingsQueued = []
+    core.startBatch()
+    const fault = core.committer === undefined
+      ? core.collect(encoder, collectBytes)
+      : core.collectPubacks(encoder)
+      ? undefined
+      : cannotAcknowledge
+    const bytes = encoder.size === 0 ? this.#takeKept() : encoder.take()
+    if (bytes !== undefined) {
+      core.writing = true
+      KeepAlive.writeStarted(this.keepAlive, now)
+    }
+    core.endBatch()
+    if (fault !== undefined) {
+      core.writing = false
+      this.fault(fault)
+      return undefined
+    }
+    return bytes
+  }
+
+  #hasPings = false
+
+  // ---------------------------------------------------------------------------
+  // behind the session store
+  // ---------------------------------------------------------------------------
+
+  /** Whether nothing can be written any more. */
+  #isReleased = false
+  /** Bytes whose changes are kept, until the writer takes them. */
+  #kept: KeptBytes | undefined
+
+  get hasKept(): boolean {
+    return this.#kept !== undefined
+  }
+
+  collectKept(): Uint8Array | undefined {
+    if (this.phase !== "open" || this.#kept !== undefined) return undefined
+    const { core, encoder } = this
+    core.startBatch()
+    const fault = core.collect(encoder, collectBytes)
+    const bytes = encoder.size === 0 ? undefined : encoder.take()
+    core.endBatch()
+    if (fault === undefined) return bytes
+    this.fault(fault)
+    return undefined
+  }
+
+  handOver(kept: KeptBytes): boolean {
+    const isLeaving = this.#acknowledgesFirst && !this.finalTaken && !this.#isReleased
+    this.wakeWriter()
+    if (this.phase !== "open" && !isLeaving) return false
+    this.#kept = kept
+    return true
+  }
+
+  onStoreFailed(error: SessionStoreError): void {
+    this.end(error)
+    // What was to be written before DISCONNECT will not be.
+    this.wakeWriter()
+  }
+
+  #takeKept(): Uint8Array | undefined {
+    const kept = this.#kept
+    this.#kept = undefined
+    if (kept !== undefined) this.core.committer?.wake()
+    return kept?.bytes
+  }
+
+  /** The link is lost, and no byte of it was written. */
+  #dropKept(): void {
+    const kept = this.#kept
+    this.#kept = undefined
+    if (kept !== undefined) this.core.outbound.unsend(kept.fresh)
+  }
+
+  written(): void {
+    const { core } = this
+    const now = core.now()
+    KeepAlive.writeEnded(this.keepAlive, now)
+    if (this.#hasPings) {
+      this.#hasPings = false
+      KeepAlive.pingFlushed(this.keepAlive, now)
+      Queue.offerUnsafe(this.keepAliveWake, undefined)
+    }
+    core.writing = false
+    core.endBatch()
+  }
+}
+
+const isOlderVersion = (fault: ProtocolFault.ProtocolFault): boolean =>
+  fault.packet === "CONNACK" && fault.field === "protocol version"
+
+const toServerDisconnected = (packet: Packet.Disconnect): ServerDisconnected =>
+  new ServerDisconnected({
+    reasonCode: packet.reasonCode,
+    name: packet.reasonCode === 0 ? "Normal disconnection" : ReasonCode.nameOf(packet.reasonCode),
+    ...(packet.properties?.reasonString === undefined ? {} : { reasonString: packet.properties.reasonString }),
+    ...(packet.properties?.serverReference === undefined ? {} : { serverReference: packet.properties.serverReference })
+  })

@@ -1,0 +1,490 @@
+/**
+ * Received QoS 1 and 2 messages between their arrival and our acknowledgement.
+ *
+ * The reader never waits for a consumer; what holds the server back is that the acknowledgement is withheld until every
+ * subscriber took the message. Acknowledgements leave in the order in which the messages arrived, per QoS (MQTT-4.6.0-2,
+ * MQTT-4.6.0-3). A message that nobody subscribes to is parked for a bounded time and number before it is acknowledged.
+ *
+ * @since 0.1.0
+ */
+import type { Puback, Pubcomp, Publish, Pubrec } from "../../protocol/Packet.ts"
+import * as Fault from "../../protocol/ProtocolFault.ts"
+import type { Session } from "../../protocol/Session.ts"
+import type { AckResult, Message } from "../../services/Message.ts"
+import type { Journal } from "../store/Journal.ts"
+
+/** A received QoS 1 or 2 message that is not acknowledged. */
+export interface Receipt {
+  readonly packetId: number
+  readonly qos: 1 | 2
+  readonly message: Message
+  /** What it counts for in the memory that unacknowledged messages take; 0 once it counts no more. */
+  bytes: number
+  /** The connection on which the acknowledgement may go out. */
+  generation: number
+  /** Subscribers that have not taken it yet. */
+  pending: number
+  /** Whether a subscriber was given it. */
+  handed: boolean
+  /** Whether a subscriber came back for more after it. */
+  taken: boolean
+  /** Whether a handler that had begun with it is gone, so that it is kept for the next one though others took it. */
+  owed: boolean
+  /** Durable subscriptions that nobody listens to, and that are to get it. */
+  owedTo?: Set<string> | undefined
+  /** Whether the next one who matches may have it, since one who had it is gone. */
+  isOpen?: boolean | undefined
+  /** Called when those who left it unsettled are to have it again. */
+  left?: Array<() => void> | undefined
+  /** Counts up with every message. */
+  readonly arrival?: number | undefined
+  /** The highest reason code with which a subscriber settled it. */
+  reasonCode: number
+  /** Whether the server will send it again, so that those who were not given it shall wait for that. */
+  revoked: boolean
+  /** Whether it may be acknowledged. */
+  settled: boolean
+  /** Whether the session store knows that it was handed over. */
+  isKept: boolean
+}
+
+interface Parked {
+  readonly receipt: Receipt
+  /** Milliseconds of the monotonic clock; `Infinity` for those of durable subscriptions. */
+  readonly until: number
+}
+
+/** Messages that may be parked while no subscription wants them. */
+export const parkedMaximum = 32
+/** How long a message is parked, in milliseconds. */
+export const parkedMillis = 30_000
+
+/** What a message counts for beside its payload and its topic. */
+const overheadBytes = 128
+
+const acked: AckResult = { _tag: "Acked" }
+const stale: AckResult = { _tag: "Stale" }
+const sessionLost: AckResult = { _tag: "SessionLost" }
+
+/** What an inbox tells its surroundings. */
+export interface InboxHooks {
+  /** A message was parked for too long, or there were too many. */
+  readonly onUnclaimed: (message: Message) => void
+  /** All subscribers have settled the message, and somebody is owed it. */
+  readonly onOwed: (receipt: Receipt) => void
+  /** The message would have taken too much memory. */
+  readonly onRefused: (packet: Publish) => void
+}
+
+export interface InboxOptions {
+  readonly unclaimed: "ack" | "hold" | "reject"
+  readonly maximumUnacknowledgedBytes: number
+}
+
+export class Inbox {
+  /** Where it is recorded what a later process has to know; undefined without a session store. */
+  journal: Journal | undefined
+  readonly #session: Session<unknown>
+  readonly #hooks: InboxHooks
+  #options: InboxOptions
+  /** Counts up with every connection. */
+  #generation = 0
+  /** The first connection of the present session. */
+  #epoch = 0
+  /** Whether there is a connection, and if not, whether the session has ended with it. */
+  #link: "up" | "down" | "over" = "down"
+  /** Whether acknowledgements have reason codes. */
+  #hasCodes = false
+  /** Bytes of the messages that are not acknowledged, and that wait for somebody. */
+  #bytes = 0
+  /** Whether a message was refused on this connection since it would have taken too much memory. */
+  #isOverfull = false
+  /** Called once when `hasRoom` holds again. */
+  onRoom: (() => void) | undefined
+  #receiveMaximum = 65535
+  /** Waiting for their turn to be acknowledged, in order of arrival; only of the present connection. */
+  #puback: Array<Receipt> = []
+  #pubrec: Array<Receipt> = []
+  /** QoS 2 messages by identifier until PUBREC was sent; they outlive the connection. */
+  readonly #held = new Map<number, Receipt>()
+  /** Messages of a lost session that somebody still is to take. */
+  readonly #adrift = new Set<Receipt>()
+  #parked: Array<Parked> = []
+  /** Those of them that are kept for a bounded time. */
+  #unclaimed = 0
+  /** Messages of this connection that count against our Receive Maximum. */
+  #outstanding = 0
+  #arrivals = 0
+  readonly #outstandingQos2 = new Set<number>()
+  /** Acknowledgements for the writer. */
+  #acks: Array<Puback | Pubrec | Pubcomp> = []
+
+  constructor(session: Session<unknown>, options: InboxOptions, hooks: InboxHooks) {
+    this.#session = session
+    this.#options = options
+    this.#hooks = hooks
+  }
+
+  configure(options: InboxOptions): void {
+    this.#options = options
+  }
+
+  get unacknowledged(): number {
+    return this.#puback.length + this.#pubrec.length
+  }
+
+  get parked(): number {
+    return this.#parked.length
+  }
+
+  /** The parked messages, oldest first. */
+  get unclaimed(): ReadonlyArray<Message> {
+    return this.#parked.map(({ receipt }) => receipt.message)
+  }
+
+  /** Bytes of the messages that are not acknowledged, and that wait for somebody. */
+  get bytes(): number {
+    return this.#bytes
+  }
+
+  /** Counts up with every connection: what came before may have become void. */
+  get generation(): number {
+    return this.#generation
+  }
+
+  /** Whether the connection is to be closed, since what is not acknowledged takes too much memory. */
+  get isOverfull(): boolean {
+    return this.#isOverfull
+  }
+
+  /** Whether there is no reason to wait before the next connection. */
+  get hasRoom(): boolean {
+    return !this.#isOverfull || this.#bytes * 2 < this.#options.maximumUnacknowledgedBytes
+  }
+
+  get hasAcks(): boolean {
+    return this.#acks.length > 0
+  }
+
+  takeAcks(): ReadonlyArray<Puback | Pubrec | Pubcomp> {
+    const acks = this.#acks
+    this.#acks = []
+    return acks
+  }
+
+  /** Those that need no record. */
+  takePubacks(): ReadonlyArray<Puback | Pubrec | Pubcomp> {
+    const acks = this.takeAcks()
+    this.#acks = acks.filter(({ _tag }) => _tag !== "Puback")
+    return acks.filter(({ _tag }) => _tag === "Puback")
+  }
+
+  /** Those that may be sent once it is kept that they were. */
+  takeKeptAcks(): ReadonlyArray<Puback | Pubrec | Pubcomp> {
+    const acks = this.takeAcks()
+    this.#acks = acks.filter(({ _tag }) => _tag === "Puback")
+    return acks.filter(({ _tag }) => _tag !== "Puback")
+  }
+
+  /** A connection began; acknowledgements have reason codes on MQTT 5.0. */
+  begin(sessionPresent: boolean, receiveMaximum: number, hasCodes: boolean): void {
+    this.#generation++
+    this.#link = "up"
+    this.#hasCodes = hasCodes
+    this.#isOverfull = false
+    this.#receiveMaximum = receiveMaximum
+    this.#outstanding = 0
+    this.#outstandingQos2.clear()
+    this.#acks = []
+    const open = [...this.#puback, ...this.#pubrec]
+    this.#puback = []
+    this.#pubrec = []
+    if (!sessionPresent) {
+      // The server has forgotten them, and their identifiers mean something else now. Who still waits for them gets them.
+      for (const receipt of [...open, ...this.#held.values()]) if (!receipt.settled) this.#adrift.add(receipt)
+      this.#held.clear()
+      this.#epoch = this.#generation
+      this.#giveAdriftAgain()
+      return
+    }
+    // At QoS 1 the repetition is the message, for all subscribers, so that none gets it before one that comes earlier.
+    for (const receipt of open) if (receipt.qos === 1) this.#revoke(receipt)
+    // At QoS 2 it is so as long as nobody was given one: what one subscriber was given and another was not stays in the
+    // buffer of that one, and then all that lies there before it has to stay as well.
+    const held = [...this.#held]
+    const keep = held.some(([, { handed, pending, taken }]) => handed && pending > (taken ? 0 : 1))
+    for (const [id, receipt] of keep ? [] : held) {
+      if (receipt.handed) continue
+      this.#revoke(receipt)
+      this.#held.delete(id)
+      this.#session.forget(id)
+    }
+    this.#keepParked(({ receipt }) => !receipt.revoked)
+    this.#giveAdriftAgain()
+  }
+
+  /** Nobody sends them again. */
+  #giveAdriftAgain(): void {
+    for (const receipt of [...this.#adrift]) giveAgain(receipt)
+  }
+
+  /** The connection is over, and perhaps the session with it. */
+  end(endsSession: boolean): void {
+    this.#link = endsSession ? "over" : "down"
+  }
+
+  /**
+   * A QoS 1 or 2 PUBLISH came. Gives the receipt if the message is to be handed over, undefined if it was before, and a fault
+   * if the server exceeds our Receive Maximum (FC-06).
+   */
+  receive(packet: Publish, toMessage: (packet: Publish) => Message): Receipt | undefined | Fault.ProtocolFault {
+    const id = packet.packetId
+    if (packet.qos === 2) {
+      // First, so that a message beyond our Receive Maximum is not taken for one that was received.
+      const fault = this.#outstandingQos2.has(id) ? undefined : this.#countOne()
+      if (fault !== undefined) return fault
+      this.#outstandingQos2.add(id)
+      const outcome = this.#session.onPublish(id)
+      if (outcome === "again") {
+        this.#order(this.#receipt(packet, toMessage, true))
+        return undefined
+      }
+      if (outcome === "held") {
+        const held = this.#held.get(id)
+        // Repeated on a new connection: its acknowledgement takes its place there.
+        if (held !== undefined && held.generation !== this.#generation) {
+          held.generation = this.#generation
+          this.#order(held)
+          giveAgain(held)
+        }
+        return undefined
+      }
+      if (!this.#hasRoomFor(packet)) {
+        this.#session.forget(id)
+        return undefined
+      }
+      const receipt = this.#receipt(packet, toMessage, false)
+      this.#held.set(id, receipt)
+      this.#pubrec.push(receipt)
+      return receipt
+    }
+    const fault = this.#countOne()
+    if (fault !== undefined) return fault
+    if (!this.#hasRoomFor(packet)) return undefined
+    const receipt = this.#receipt(packet, toMessage, false)
+    this.#puback.push(receipt)
+    return receipt
+  }
+
+  onPubrel(packetId: number): void {
+    const reasonCode = this.#session.onPubrel(packetId)
+    if (reasonCode === 0) this.journal?.completed(packetId)
+    // Each PUBCOMP lets the server send one more, also that of a PUBLISH from before this connection (MQTT 5.0 §4.9).
+    this.#outstandingQos2.delete(packetId)
+    this.#outstanding--
+    this.#acks.push({ _tag: "Pubcomp", packetId, reasonCode, properties: undefined })
+  }
+
+  /** A subscriber took the message, or refused it with a reason code. */
+  settle(receipt: Receipt, reasonCode = 0): void {
+    receipt.taken = true
+    // Also to one who let it go unseen, and is not to get it twice.
+    receipt.handed = true
+    if (reasonCode > receipt.reasonCode) receipt.reasonCode = reasonCode
+    if (receipt.pending > 0) receipt.pending--
+    if (receipt.pending > 0) return
+    if (receipt.owed) this.#hooks.onOwed(receipt)
+    else this.#settle(receipt)
+  }
+
+  /** Whether settling the message counts, as far as can be known now. */
+  standing(receipt: Receipt): AckResult {
+    if (receipt.generation < this.#epoch || this.#link === "over") return sessionLost
+    // It is acknowledged when the server repeats it, and not handed over again.
+    if (receipt.qos === 2 && this.#held.get(receipt.packetId) === receipt) return acked
+    return this.#link === "up" && receipt.generation === this.#generation && !receipt.revoked ? acked : stale
+  }
+
+  /** No subscriber has to take it. */
+  dismiss(receipt: Receipt): void {
+    receipt.pending = 0
+    this.#settle(receipt)
+  }
+
+  /**
+   * Keeps a message that has no taker; `now` is milliseconds of the monotonic clock. One of a durable subscription is kept
+   * until its taker comes, and only our Receive Maximum bounds how many there are.
+   */
+  park(receipt: Receipt, now: number, isDurable: boolean): void {
+    const isKept = isDurable || this.#options.unclaimed === "hold"
+    this.#parked.push({ receipt, until: isKept ? Infinity : now + parkedMillis })
+    if (isKept || ++this.#unclaimed <= parkedMaximum) return
+    this.#drop(this.#parked.findIndex(({ until }) => until !== Infinity))
+  }
+
+  /** Takes out the parked messages that a new subscriber wants, in order. */
+  claim(wants: (receipt: Receipt) => boolean): Array<Receipt> {
+    if (this.#parked.length === 0) return []
+    const claimed: Array<Receipt> = []
+    this.#keepParked(({ receipt }) => {
+      if (!wants(receipt)) return true
+      claimed.push(receipt)
+      return false
+    })
+    return claimed
+  }
+
+  /** The messages that somebody is owed and that others have not settled, or are parked. */
+  get owing(): Array<Receipt> {
+    const open = new Set([...this.#puback, ...this.#pubrec, ...this.#held.values(), ...this.#adrift])
+    return [...open].filter(({ owed, revoked, settled }) => owed && !settled && !revoked)
+  }
+
+  /** Drops what was parked for too long; gives the time at which to call again. */
+  expire(now: number): number | undefined {
+    while (this.#unclaimed > 0) {
+      const oldest = this.#parked.findIndex(({ until }) => until !== Infinity)
+      const { until } = this.#parked[oldest]!
+      if (until > now) return until
+      this.#drop(oldest)
+    }
+    return undefined
+  }
+
+  #drop(index: number): void {
+    const [{ receipt }] = this.#parked.splice(index, 1) as [Parked]
+    this.#unclaimed--
+    this.#hooks.onUnclaimed(receipt.message)
+    // The PUBLISH is valid, and its receiver does not take it.
+    if (this.#options.unclaimed === "reject") receipt.reasonCode = Math.max(receipt.reasonCode, 0x83)
+    this.dismiss(receipt)
+  }
+
+  #keepParked(keep: (parked: Parked) => boolean): void {
+    this.#parked = this.#parked.filter(keep)
+    this.#unclaimed = this.#parked.filter(({ until }) => until !== Infinity).length
+  }
+
+  #settle(receipt: Receipt): void {
+    if (receipt.settled) return
+    receipt.settled = true
+    if (this.#adrift.size > 0) this.#adrift.delete(receipt)
+    this.#release(receipt)
+    if (receipt.generation === this.#generation) this.#pump(receipt.qos)
+  }
+
+  #revoke(receipt: Receipt): void {
+    receipt.revoked = true
+    this.#release(receipt)
+  }
+
+  #release(receipt: Receipt): void {
+    this.#bytes -= receipt.bytes
+    receipt.bytes = 0
+    if (this.onRoom === undefined || !this.hasRoom) return
+    const { onRoom } = this
+    this.onRoom = undefined
+    onRoom()
+  }
+
+  /** Whether the message is taken; if not, the server has to send it again, and so all behind it. */
+  #hasRoomFor(packet: Publish): boolean {
+    if (this.#isOverfull) return this.#refuse(packet)
+    // What is larger than the limit by itself is taken where there is nothing else, since it would never be otherwise.
+    if (this.#bytes === 0 || this.#bytes + sizeOf(packet) <= this.#options.maximumUnacknowledgedBytes) return true
+    this.#isOverfull = true
+    return this.#refuse(packet)
+  }
+
+  #refuse(packet: Publish): false {
+    this.#hooks.onRefused(packet)
+    return false
+  }
+
+  #receipt(packet: Publish, toMessage: (packet: Publish) => Message, settled: boolean): Receipt {
+    const bytes = settled ? 0 : sizeOf(packet)
+    this.#bytes += bytes
+    return {
+      packetId: packet.packetId,
+      qos: packet.qos as 1 | 2,
+      message: this.#toMessage(packet, toMessage),
+      bytes,
+      generation: this.#generation,
+      pending: 0,
+      handed: false,
+      taken: false,
+      owed: false,
+      owedTo: undefined,
+      isOpen: false,
+      left: undefined,
+      arrival: this.#arrivals++,
+      reasonCode: 0,
+      revoked: false,
+      settled,
+      isKept: settled
+    }
+  }
+
+  #toMessage(packet: Publish, toMessage: (packet: Publish) => Message): Message {
+    const message = toMessage(packet)
+    if (packet.qos !== 2 || this.journal === undefined) return message
+    return { ...message, deliveryId: this.journal.deliveryId(packet.packetId) }
+  }
+
+  #order(receipt: Receipt): void {
+    this.#pubrec.push(receipt)
+    this.#pump(2)
+  }
+
+  #pump(qos: 1 | 2): void {
+    const queue = qos === 1 ? this.#puback : this.#pubrec
+    let count = 0
+    for (; count < queue.length && queue[count]!.settled; count++) {
+      const receipt = queue[count]!
+      const { packetId } = receipt
+      const reasonCode = this.#hasCodes ? receipt.reasonCode : 0
+      // A refusal ends the exchange: said to nobody, it would let the repetition pass for a new message.
+      if (reasonCode >= 0x80 && this.#link !== "up") break
+      if (qos === 1) {
+        this.#outstanding--
+        this.#acks.push({ _tag: "Puback", packetId, reasonCode, properties: undefined })
+      } else {
+        this.#held.delete(packetId)
+        this.#session.onPubrecSent(packetId, reasonCode)
+        // Also of a refused one, so that what is completed next counts in the store as well.
+        if (!receipt.isKept) this.journal?.received(packetId)
+        // The exchange ends with a refusal: no PUBREL comes, and the identifier stands for another message next.
+        if (reasonCode >= 0x80) {
+          if (this.#outstandingQos2.delete(packetId)) this.#outstanding--
+          this.journal?.completed(packetId)
+        }
+        this.#acks.push({ _tag: "Pubrec", packetId, reasonCode, properties: undefined })
+      }
+    }
+    // Nearly always it is one, and then nothing behind it need move.
+    if (count === 1) queue.shift()
+    else if (count > 0) queue.splice(0, count)
+  }
+
+  #countOne(): Fault.ProtocolFault | undefined {
+    if (++this.#outstanding <= this.#receiveMaximum) return undefined
+    return Fault.make("PUBLISH", "receive maximum", `more than ${this.#receiveMaximum} unacknowledged messages`, 0x93)
+  }
+}
+
+const giveAgain = (receipt: Receipt): void => {
+  const { left } = receipt
+  receipt.left = undefined
+  for (const again of left ?? []) again()
+}
+
+/** What a message counts for in memory. */
+const sizeOf = ({ payload, properties, topic }: Publish): number =>
+  payload.length + topic.length + overheadBytes + (properties === undefined ? 0 : propertyBytes(properties))
+
+const propertyBytes = (properties: NonNullable<Publish["properties"]>): number => {
+  let bytes = (properties.correlationData?.length ?? 0) + (properties.contentType?.length ?? 0) +
+    (properties.responseTopic?.length ?? 0)
+  for (const [name, value] of properties.userProperties ?? []) bytes += name.length + value.length
+  return bytes
+}

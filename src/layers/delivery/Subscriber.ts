@@ -1,0 +1,571 @@
+/**
+ * The buffer between the reader and one running subscription.
+ *
+ * Messages go in without waiting and come out in batches. QoS 0 messages are bounded by count and bytes with a strategy;
+ * QoS 1 and 2 messages are bounded by our Receive Maximum, since their acknowledgement is withheld until the consumer came
+ * back for more after them (`pull`) or settled them (`pullHanded`). Past the budget of a subscription with limits they are
+ * dropped, or put aside in the store: then what is in the buffer comes first, then what was put aside, then the tail, which
+ * is what the store had no room for.
+ *
+ * @since 0.1.0
+ */
+import * as Cause from "effect/Cause"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type { NonEmptyReadonlyArray } from "effect/Array"
+import type { AckResult, Message } from "../../services/Message.ts"
+import { SubscribeError, SubscriptionOverflow } from "../../services/MqttError.ts"
+import { Handed, isTracked, released } from "./Delivery.ts"
+import type { Aside, BufferOptions, Delivery, Hooks, Limits } from "./Delivery.ts"
+import type { Receipt } from "./Inbox.ts"
+
+/**
+ * Largest batch that a consumer is given at once. It begins with one message and doubles with every full batch, so that a
+ * consumer who wants just the first gets just that, and gets on when it does so again.
+ */
+const batchMaximum = 4096
+
+const acked: AckResult = { _tag: "Acked" }
+const stale: AckResult = { _tag: "Stale" }
+
+export class Subscriber {
+  readonly #options: BufferOptions
+  #limits: Limits | undefined
+  readonly #hooks: Hooks
+  #buffer: Array<Delivery | undefined> = []
+  #head = 0
+  /** What the store had no room for; it comes behind what lies there. */
+  #tail: Array<Delivery> = []
+  /** QoS 0 messages and their bytes in the buffer. */
+  #count = 0
+  #bytes = 0
+  /** Messages, and their bytes, that hold back acknowledgements, or are released: only counted where there are limits. */
+  #held = 0
+  #heldBytes = 0
+  /** How many of them are released. */
+  #released = 0
+  /** When it last was done with one that it held, or began to hold one. */
+  #progressAt = 0
+  #dropped = 0
+  /** What the consumer was given last and may still be working on. */
+  #handed: Array<Delivery> = []
+  /** What the consumer was given and is to settle, in that order. */
+  #unsettled = new Set<Handed>()
+  /** The connection of the newest message. */
+  #generation = 0
+  #isReading = false
+  #waiter: (() => void) | undefined
+  #ready = false
+  /** Whether something came while nobody waited: a consumer may yield between its look and its wait. */
+  #isMissed = false
+  #end: Exit.Exit<never, SubscribeError | Cause.Done<void>> | undefined
+
+  /** The durable subscriptions that it listens to. */
+  durable: ReadonlyArray<string> = []
+  /** Called once, when the stream fails. */
+  onFailure: ((error: SubscribeError) => void) | undefined
+
+  constructor(options: BufferOptions, hooks: Hooks) {
+    this.#options = options
+    this.#hooks = hooks
+  }
+
+  /** To be called before anything is delivered; without it, QoS 1 and 2 messages are held without a limit of their own. */
+  limit(limits: Limits): void {
+    this.#limits = limits
+  }
+
+  /** Whether nothing is taken any more. */
+  get isOver(): boolean {
+    return this.#end !== undefined
+  }
+
+  get dropped(): number {
+    return this.#dropped
+  }
+
+  /** Deliveries that wait in the buffer. */
+  get size(): number {
+    return this.#buffer.length - this.#head + this.#tail.length
+  }
+
+  /** Messages that wait in the store. */
+  get aside(): number {
+    return this.#limits?.aside?.unread ?? 0
+  }
+
+  /** Whether the consumer is behind by more than a quarter of the buffer. */
+  get lagging(): boolean {
+    return this.#count * 4 > this.#options.capacity
+  }
+
+  deliver(message: Message, receipt: Receipt | undefined): void {
+    if (this.#end !== undefined) {
+      if (receipt !== undefined) this.#hooks.giveBack(receipt, false, this.durable)
+      return
+    }
+    if (receipt === undefined) {
+      if (!this.#makeRoom(message)) return
+      this.#buffer.push({ message, receipt, aside: 0 })
+      this.#count++
+      this.#bytes += message.payload.length
+      if (this.lagging) this.#hooks.onLagging(this)
+    } else {
+      if (receipt.generation > this.#generation) this.#purge(receipt.generation)
+      if (this.#limits === undefined) this.#buffer.push({ message, receipt, aside: 0 })
+      else this.#accept(this.#limits, { message, receipt, aside: 0 })
+    }
+    this.#announce()
+  }
+
+  #announce(): void {
+    if (this.#waiter === undefined) this.#isMissed = true
+    if (this.#waiter === undefined || this.#ready) return
+    this.#ready = true
+    this.#hooks.onReady(this)
+  }
+
+  /** Lets a waiting consumer go on. */
+  wake(): void {
+    this.#ready = false
+    const waiter = this.#waiter
+    this.#waiter = undefined
+    if (waiter === undefined) this.#isMissed = true
+    else waiter()
+  }
+
+  /** Ends the stream after what is buffered; QoS 1 and 2 messages in the buffer are still handed over. */
+  fail(error: SubscribeError): void {
+    if (this.#end !== undefined) return
+    this.onFailure?.(error)
+    this.#end = Exit.fail(error)
+    this.#announce()
+  }
+
+  /** Ends the stream now; what was not taken is given back. */
+  close(): void {
+    this.#end ??= Exit.fail(Cause.Done())
+    const begun = [...this.#unsettled]
+    const rest = [...this.#handed, ...this.#buffer.slice(this.#head), ...this.#tail]
+    this.#unsettled.clear()
+    this.#handed = []
+    this.#buffer = []
+    this.#tail = []
+    this.#head = 0
+    this.#count = 0
+    this.#bytes = 0
+    for (const { isBegun, receipt } of begun) {
+      if (receipt !== undefined && !receipt.revoked) this.#hooks.giveBack(receipt, isBegun, this.durable)
+    }
+    for (const delivery of rest) {
+      const receipt = delivery?.receipt
+      // Nobody has it any more.
+      if (delivery?.aside === released) this.#drop(delivery.message)
+      if (receipt !== undefined && !receipt.revoked) this.#hooks.giveBack(receipt, false, this.durable)
+    }
+    this.#limits?.aside?.release()
+    this.wake()
+  }
+
+  /**
+   * The next batch for the consumer. Coming for it says that the batch before was taken. A QoS 2 message comes alone, so that
+   * taking it is taking just it.
+   */
+  readonly pull: Effect.Effect<NonEmptyReadonlyArray<Message>, SubscribeError | Cause.Done<void>> = this.#pull(() => {
+    this.#settleHanded()
+    const deliveries = this.#take(true)
+    if (deliveries.length === 0) return undefined
+    this.#handed = deliveries
+    return deliveries.map(({ message }) => message)
+  })
+
+  /** The next batch for a consumer that settles each message. */
+  readonly pullHanded: Effect.Effect<NonEmptyReadonlyArray<Handed>, SubscribeError | Cause.Done<void>> = this.#pull(
+    () => {
+      const deliveries = this.#take(false)
+      if (deliveries.length === 0) return undefined
+      return deliveries.map((delivery) => {
+        const handed = new Handed(delivery, this.#settleOne, this.#leaveOne)
+        if (isTracked(delivery)) this.#unsettled.add(handed)
+        return handed
+      })
+    }
+  )
+
+  #pull<A>(
+    take: () => ReadonlyArray<A> | undefined
+  ): Effect.Effect<NonEmptyReadonlyArray<A>, SubscribeError | Cause.Done<void>> {
+    const pull: Effect.Effect<NonEmptyReadonlyArray<A>, SubscribeError | Cause.Done<void>> = Effect.suspend(() => {
+      this.#isMissed = false
+      const batch = take()
+      if (batch !== undefined) return Effect.succeed(batch as NonEmptyReadonlyArray<A>)
+      if (this.#end !== undefined) return this.#end
+      if (this.aside > 0) return Effect.andThen(this.#readAside, pull)
+      return Effect.andThen(this.#wait, pull)
+    })
+    return pull
+  }
+
+  readonly #wait: Effect.Effect<void> = Effect.callback<void>((resume) => {
+    if (this.#isMissed) return resume(Effect.void)
+    this.#waiter = () => resume(Effect.void)
+    return Effect.sync(() => {
+      this.#waiter = undefined
+      this.#ready = false
+    })
+  })
+
+  readonly #readAside: Effect.Effect<void, SubscribeError> = Effect.suspend(() => {
+    this.#isReading = true
+    return this.#limits!.aside!.read((messages) => {
+      for (const { message, sequence } of messages) this.#buffer.push({ message, receipt: undefined, aside: sequence })
+    })
+  }).pipe(Effect.ensuring(Effect.sync(() => {
+    this.#isReading = false
+  })))
+
+  /** A consumer begins. Two at a time would take each other's messages. */
+  attach(): void {
+    if (this.#attached) throw new Error("the messages of a subscription can be consumed by one stream at a time")
+    this.#attached = true
+    this.#batch = 1
+    // What the consumer before did not settle comes again.
+    this.#putBack(
+      [...this.#unsettled].map(({ delivery }) => delivery).filter(({ receipt }) => receipt?.revoked !== true)
+    )
+    this.#unsettled.clear()
+  }
+
+  #attached = false
+  /** Largest batch for now. */
+  #batch = 1
+
+  /**
+   * The consumer is gone for now. If it ended well, a batch of one was taken. What of a larger batch it took is not known:
+   * its QoS 1 messages are kept for the next consumer.
+   */
+  detach(exit: Exit.Exit<unknown, unknown>): void {
+    this.#attached = false
+    const handed = this.#handed
+    this.#handed = []
+    if (handed.length === 1 && Exit.isSuccess(exit)) this.#settleDelivery(handed[0]!)
+    else this.#putBack(handed.filter(isTracked))
+  }
+
+  #putBack(deliveries: ReadonlyArray<Delivery>): void {
+    if (deliveries.length === 0) return
+    this.#buffer = [...deliveries, ...this.#buffer.slice(this.#head)]
+    this.#head = 0
+  }
+
+  #settleHanded(): void {
+    const handed = this.#handed
+    if (handed.length === 0) return
+    this.#handed = []
+    for (const delivery of handed) this.#settleDelivery(delivery)
+  }
+
+  #settleDelivery(delivery: Delivery): void {
+    if (delivery.aside > 0) this.#takeUp(delivery)
+    else if (isTracked(delivery)) {
+      this.#letGo(delivery)
+      if (delivery.receipt !== undefined) this.#hooks.settle(delivery.receipt)
+    }
+  }
+
+  readonly #settleOne = (handed: Handed, reasonCode: number): AckResult => {
+    const { delivery } = handed
+    if (!isTracked(delivery)) return acked
+    if (!this.#unsettled.delete(handed)) return stale
+    if (delivery.receipt === undefined) {
+      this.#settleDelivery(delivery)
+      return acked
+    }
+    this.#letGo(delivery)
+    return this.#hooks.settleAs(delivery.receipt, reasonCode)
+  }
+
+  readonly #leaveOne = (handed: Handed): void => {
+    const { delivery, receipt } = handed
+    if (!this.#unsettled.has(handed)) return
+    if (receipt !== undefined) {
+      ;(receipt.left ??= []).push(() => this.#giveAgain(handed))
+      return
+    }
+    // It is acknowledged: it stays in the store for the next subscription, or is dropped.
+    if (!isTracked(delivery)) return
+    this.#unsettled.delete(handed)
+    if (delivery.aside !== released) return
+    this.#letGo(delivery)
+    this.#drop(delivery.message)
+  }
+
+  #giveAgain(handed: Handed): void {
+    if (handed.receipt === undefined || !this.#unsettled.delete(handed)) return
+    if (this.#tail.length > 0 || this.#isBehindStore()) this.#tail.push(handed.delivery)
+    else this.#buffer.push(handed.delivery)
+    this.#announce()
+  }
+
+  #take(aloneAtQos2: boolean): Array<Delivery> {
+    const deliveries: Array<Delivery> = []
+    if (this.#tail.length > 0 && this.#head === this.#buffer.length && !this.#isBehindStore()) {
+      this.#buffer = this.#tail
+      this.#head = 0
+      this.#tail = []
+    }
+    while (this.#head < this.#buffer.length && deliveries.length < this.#batch) {
+      const delivery = this.#buffer[this.#head]
+      const receipt = delivery?.receipt
+      if (delivery === undefined || receipt?.revoked === true) {
+        this.#head++
+        continue
+      }
+      const isAlone = aloneAtQos2 && delivery.message.qos === 2 && isTracked(delivery)
+      if (isAlone && deliveries.length > 0) break
+      this.#buffer[this.#head++] = undefined
+      if (receipt !== undefined) receipt.handed = true
+      else if (delivery.aside === 0) {
+        this.#count--
+        this.#bytes -= delivery.message.payload.length
+      }
+      deliveries.push(delivery)
+      if (isAlone) break
+    }
+    this.#compact()
+    if (deliveries.length === this.#batch) {
+      this.#batch = Math.min(this.#batch * 2, this.#options.batchMaximum ?? batchMaximum)
+    }
+    return deliveries
+  }
+
+  // ---------------------------------------------------------------------------
+  // limits
+  // ---------------------------------------------------------------------------
+
+  /** Takes a QoS 1 or 2 message where there are limits. */
+  #accept(limits: Limits, delivery: Delivery): void {
+    const { aside } = limits
+    if (this.aside > 0 && aside?.precedes(delivery.receipt!) === true) {
+      this.#buffer.push(delivery)
+      return this.#hold(delivery)
+    }
+    if (this.#tail.length > 0) {
+      this.#tail.push(delivery)
+      return this.#hold(delivery)
+    }
+    if (aside !== undefined && this.#isBehindStore()) {
+      if (aside.put(delivery.receipt!, false) > 0) return
+      this.#tail.push(delivery)
+      return this.#hold(delivery)
+    }
+    this.#buffer.push(delivery)
+    this.#hold(delivery)
+    // Who is behind what is acknowledged already is slow.
+    if (this.#released > 0 || this.#isOver(limits)) this.relieve()
+  }
+
+  #isOver({ bytes, count }: Limits): boolean {
+    return this.#held > count || (this.#held > 1 && this.#heldBytes > bytes)
+  }
+
+  /** Whether there is something in the store that has to come first. */
+  #isBehindStore(): boolean {
+    return this.#isReading || this.aside > 0
+  }
+
+  /** Since when it holds back acknowledgements and is done with none; undefined if it holds none. */
+  get slowSince(): number | undefined {
+    return this.#held > this.#released ? this.#progressAt : undefined
+  }
+
+  /** How long it may do so. */
+  get slowAfter(): number {
+    return this.#limits?.slowAfter ?? Infinity
+  }
+
+  /** Lets acknowledgements go that this subscriber holds back. */
+  relieve(): void {
+    const limits = this.#limits
+    if (limits === undefined) return
+    this.#purge(this.#generation)
+    if (limits.aside === undefined) this.#releaseAll(limits)
+    else this.#putAllAside(limits.aside)
+    for (const handed of this.#unsettled) if (handed.isLeft && handed.receipt === undefined) this.#leaveOne(handed)
+    this.#announce()
+  }
+
+  /** All it has is acknowledged, and what is too much is dropped. */
+  #releaseAll(limits: Limits): void {
+    for (const delivery of this.#holding()) {
+      const { receipt } = delivery
+      if (receipt === undefined || receipt.revoked) continue
+      delivery.receipt = undefined
+      delivery.aside = released
+      this.#released++
+      this.#hooks.settle(receipt)
+    }
+    while (this.#isOver(limits) && this.#dropReleased());
+  }
+
+  /** All it has goes to the store, in order, as far as there is room. */
+  #putAllAside(aside: Aside): void {
+    if (!this.#isBehindStore()) {
+      const pinned = new Set<Delivery>()
+      for (const handed of this.#unsettled) if (handed.isPinned) pinned.add(handed.delivery)
+      for (const delivery of this.#given()) {
+        const { receipt } = delivery
+        if (receipt === undefined || receipt.revoked || pinned.has(delivery)) continue
+        const place = aside.put(receipt, true)
+        if (place === 0) return
+        this.#letGo(delivery)
+        delivery.receipt = undefined
+        delivery.aside = place
+      }
+    }
+    const buffer: Array<Delivery> = []
+    let isFull = false
+    for (const delivery of this.#buffer.slice(this.#head)) {
+      const receipt = delivery?.receipt
+      if (delivery === undefined || receipt?.revoked === true) continue
+      if (receipt !== undefined && !isFull) {
+        isFull = aside.put(receipt, false) === 0
+        if (!isFull) {
+          this.#letGo(delivery)
+          continue
+        }
+      }
+      if (receipt !== undefined && this.#isBehindStore()) this.#tail.push(delivery)
+      else buffer.push(delivery)
+    }
+    this.#buffer = buffer
+    this.#head = 0
+  }
+
+  /** What the consumer has. */
+  *#given(): Iterable<Delivery> {
+    yield* this.#handed
+    for (const { delivery } of this.#unsettled) yield delivery
+  }
+
+  *#holding(): Iterable<Delivery> {
+    yield* this.#given()
+    for (const delivery of this.#buffer) if (delivery !== undefined) yield delivery
+    yield* this.#tail
+  }
+
+  #hold({ message }: Delivery): void {
+    if (this.#held === this.#released) {
+      this.#progressAt = this.#hooks.now()
+      if (this.#limits!.slowAfter !== Infinity) this.#hooks.onHolding(this)
+    }
+    this.#held++
+    this.#heldBytes += message.payload.length
+  }
+
+  #letGo({ aside, message }: Delivery): void {
+    if (this.#limits === undefined) return
+    this.#held--
+    this.#heldBytes -= message.payload.length
+    if (aside === released) this.#released--
+    else this.#progressAt = this.#hooks.now()
+  }
+
+  /** Drops the oldest released message that the consumer does not have. */
+  #dropReleased(): boolean {
+    for (let index = this.#head; index < this.#buffer.length; index++) {
+      const delivery = this.#buffer[index]
+      if (delivery?.aside !== released) continue
+      this.#remove(index)
+      this.#letGo(delivery)
+      this.#drop(delivery.message)
+      return true
+    }
+    return false
+  }
+
+  /** A message that was put aside is done with, which may have made room for the tail. */
+  #takeUp(done: Delivery): void {
+    const aside = this.#limits!.aside!
+    aside.takeUp(done.aside, done.message)
+    let count = 0
+    for (; count < this.#tail.length; count++) {
+      const { receipt } = this.#tail[count]!
+      if (receipt?.revoked !== true && aside.put(receipt!, false) === 0) break
+      this.#letGo(this.#tail[count]!)
+    }
+    if (count > 0) this.#tail.splice(0, count)
+  }
+
+  /** Forgets what the server sends again on a new connection, so that it is not kept twice. */
+  #purge(generation: number): void {
+    this.#generation = generation
+    const isValid = (delivery: Delivery | undefined): boolean =>
+      delivery !== undefined && delivery.receipt?.revoked !== true
+    this.#buffer = this.#buffer.slice(this.#head).filter(isValid)
+    this.#head = 0
+    this.#tail = this.#tail.filter(isValid)
+    for (const handed of this.#unsettled) if (handed.receipt?.revoked === true) this.#unsettled.delete(handed)
+    this.#handed = this.#handed.filter(isValid)
+    if (this.#limits === undefined) return
+    this.#held = 0
+    this.#heldBytes = 0
+    this.#released = 0
+    for (const { aside, message, receipt } of this.#holding()) {
+      if (receipt === undefined && aside !== released) continue
+      this.#held++
+      this.#heldBytes += message.payload.length
+      if (aside === released) this.#released++
+    }
+  }
+
+  // ---------------------------------------------------------------------------
+  // QoS 0
+  // ---------------------------------------------------------------------------
+
+  #makeRoom(message: Message): boolean {
+    const { bytes, capacity, overflow } = this.#options
+    while (this.#count >= capacity || (this.#count > 0 && this.#bytes + message.payload.length > bytes)) {
+      if (overflow === "sliding" && this.#dropOldest()) continue
+      this.#drop(message)
+      if (overflow === "fail") this.fail(new SubscribeError({ reason: new SubscriptionOverflow({ capacity }) }))
+      return false
+    }
+    return true
+  }
+
+  #dropOldest(): boolean {
+    for (let index = this.#head; index < this.#buffer.length; index++) {
+      const delivery = this.#buffer[index]
+      if (delivery === undefined || isTracked(delivery)) continue
+      this.#remove(index)
+      this.#count--
+      this.#bytes -= delivery.message.payload.length
+      this.#drop(delivery.message)
+      return true
+    }
+    return false
+  }
+
+  #remove(index: number): void {
+    if (index === this.#head) {
+      this.#buffer[this.#head++] = undefined
+      this.#compact()
+    } else {
+      this.#buffer.splice(index, 1)
+    }
+  }
+
+  /** Gives back the place of what has left, but not for each message. */
+  #compact(): void {
+    if (this.#head >= this.#buffer.length) this.#buffer = []
+    else if (this.#head >= 4096 && this.#head * 2 >= this.#buffer.length) this.#buffer = this.#buffer.slice(this.#head)
+    else return
+    this.#head = 0
+  }
+
+  #drop(message: Message): void {
+    this.#dropped++
+    this.#hooks.onDrop(message)
+  }
+}

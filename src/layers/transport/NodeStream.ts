@@ -1,0 +1,237 @@
+/**
+ * An open byte stream on a socket of Node: the `Connection` of every transport on Node.
+ *
+ * Bytes that arrive are collected as Node delivers them and handed over whole at the next pull; past a bound the socket is
+ * paused, so that the peer is held back by TCP. A write suspends while the socket holds more than its bound.
+ *
+ * What lies between the bytes and the socket, if anything (WebSocket frames), is a `Wire`.
+ *
+ * @since 0.1.0
+ */
+import type { NonEmptyReadonlyArray } from "effect/Array"
+import * as Effect from "effect/Effect"
+import type * as Net from "node:net"
+import type { Connection, TransportPhase } from "../../services/Transport.ts"
+import type { TransportError } from "../../services/Transport.ts"
+import { toError, toFault } from "./NodeFault.ts"
+import type { Fault } from "./NodeFault.ts"
+
+/** The bounds of a stream. */
+export interface StreamSettings {
+  readonly writeHighWaterMark: number
+  readonly readHighWaterMark: number
+  readonly closeGraceMillis: number
+}
+
+/** Bytes that Node holds for a paused socket before it stops reading. */
+export const readableHighWaterMark = 64 * 1024
+
+/** How bytes go to the socket and come from it. */
+export interface Wire {
+  readonly send: (chunk: Uint8Array) => void
+  readonly pause: () => void
+  readonly resume: () => void
+  /** Ends our side once everything was sent. */
+  readonly end: () => void
+}
+
+/** The bytes of the socket are those of the stream. */
+const socketWire = (socket: Net.Socket): Wire => ({
+  send: (chunk) => {
+    socket.write(chunk)
+  },
+  pause: () => {
+    socket.pause()
+  },
+  resume: () => {
+    socket.resume()
+  },
+  end: () => {
+    socket.end()
+  }
+})
+
+/** The next turn of the event loop: what has arrived by now has been read then. */
+const nextTurn: Effect.Effect<void> = Effect.callback((resume) => {
+  const turn = setImmediate(() => resume(Effect.void))
+  return Effect.sync(() => clearImmediate(turn))
+})
+
+type Chunks = NonEmptyReadonlyArray<Uint8Array>
+
+/**
+ * An open socket.
+ *
+ * One that hesitates looks at what has arrived before its first write. On TLS 1.3 a server refuses a client certificate after
+ * the handshake is done, and then resets the connection: Node forgets what it has not read when a write fails, and so the
+ * reason.
+ *
+ * Invariants: a parked reader means that `chunks` is empty and the socket flows; `fault` is set once, and from then on
+ * nobody is parked. Chunks that arrived before the fault are still handed over, unless we ended the stream ourselves.
+ *
+ * A fiber may yield before any step, so whoever parks looks again at what it waits for in the step in which it parks.
+ */
+export class NodeStream implements Connection {
+  private readonly socket: Net.Socket
+  private readonly address: string
+  private readonly settings: StreamSettings
+  private readonly wire: Wire
+  private chunks: Array<Uint8Array> = []
+  private chunkBytes = 0
+  private paused = false
+  private hesitates: boolean
+  private fault: Fault | undefined
+  private reader: ((effect: Effect.Effect<Chunks, TransportError>) => void) | undefined
+  private readonly writers = new Set<(effect: Effect.Effect<void, TransportError>) => void>()
+
+  /** With a wire of its own, that one tells of what is received and of the end. */
+  constructor(
+    socket: Net.Socket,
+    address: string,
+    settings: StreamSettings,
+    options: { readonly wire?: Wire | undefined; readonly hesitates?: boolean | undefined } = {}
+  ) {
+    const { wire } = options
+    this.socket = socket
+    this.address = address
+    this.settings = settings
+    this.wire = wire ?? socketWire(socket)
+    this.hesitates = options.hesitates ?? false
+    socket.on("drain", this.onDrain)
+    socket.on("error", (cause) => this.die(toFault(cause, "read")))
+    if (wire === undefined) {
+      socket.on("data", (chunk: Uint8Array) => this.receive(chunk, chunk.length))
+      socket.on("end", () => this.die({ kind: "eof" }))
+      socket.on("close", () => this.die({ kind: "other" }))
+      // A handshake on it may have left it paused.
+      if (socket.isPaused()) socket.resume()
+    }
+    if (socket.destroyed) this.die(socket.errored === null ? { kind: "reset" } : toFault(socket.errored, "read"))
+  }
+
+  // --- reading ---
+
+  /** Takes a chunk that arrived; `weight` is what it counts against the bound. */
+  receive(chunk: Uint8Array, weight: number): void {
+    if (this.fault !== undefined) return
+    const resume = this.reader
+    if (resume !== undefined) {
+      this.reader = undefined
+      resume(Effect.succeed([chunk]))
+      return
+    }
+    this.chunks.push(chunk)
+    this.chunkBytes += weight
+    if (this.chunkBytes >= this.settings.readHighWaterMark && !this.paused) {
+      this.paused = true
+      this.wire.pause()
+    }
+  }
+
+  private takeChunks(): Chunks {
+    const chunks = this.chunks
+    this.chunks = []
+    this.chunkBytes = 0
+    if (this.paused) {
+      this.paused = false
+      this.wire.resume()
+    }
+    return chunks as ReadonlyArray<Uint8Array> as Chunks
+  }
+
+  private readonly park: Effect.Effect<Chunks, TransportError> = Effect.callback((resume) => {
+    if (this.chunks.length > 0) return resume(Effect.succeed(this.takeChunks()))
+    if (this.fault !== undefined) return resume(this.failure(this.fault, "read"))
+    this.reader = resume
+    return Effect.sync(() => {
+      if (this.reader === resume) this.reader = undefined
+    })
+  })
+
+  readonly pull: Connection["pull"] = Effect.suspend(() => {
+    if (this.chunks.length > 0) return Effect.succeed(this.takeChunks())
+    return this.park
+  })
+
+  // --- writing ---
+
+  /** Not the result of `write`, which is false for a large chunk even if the kernel took all of it. */
+  private get isFull(): boolean {
+    return this.socket.writableLength >= this.settings.writeHighWaterMark
+  }
+
+  private readonly onDrain = () => {
+    const writers = Array.from(this.writers)
+    this.writers.clear()
+    for (const resume of writers) resume(Effect.void)
+  }
+
+  private readonly awaitDrain: Effect.Effect<void, TransportError> = Effect.callback((resume) => {
+    if (this.fault !== undefined) return resume(this.failure(this.fault, "write"))
+    if (!this.isFull) return resume(Effect.void)
+    this.writers.add(resume)
+    return Effect.sync(() => {
+      this.writers.delete(resume)
+    })
+  })
+
+  readonly write: Connection["write"] = (chunk) =>
+    Effect.suspend(() => {
+      if (this.fault !== undefined) return this.failure(this.fault, "write")
+      if (this.hesitates) {
+        this.hesitates = false
+        return Effect.andThen(nextTurn, this.write(chunk))
+      }
+      this.wire.send(chunk)
+      return this.isFull ? this.awaitDrain : Effect.void
+    })
+
+  // --- ending ---
+
+  /** Ends the stream for its users, for the first reason that is given. */
+  die(fault: Fault): void {
+    if (this.fault !== undefined) return
+    this.fault = fault
+    const reader = this.reader
+    this.reader = undefined
+    const writers = Array.from(this.writers)
+    this.writers.clear()
+    // Resuming runs the waiting fiber at once, so the state is settled first.
+    reader?.(this.failure(fault, "read"))
+    for (const resume of writers) resume(this.failure(fault, "write"))
+  }
+
+  private failure(fault: Fault, phase: TransportPhase): Effect.Effect<never, TransportError> {
+    return Effect.fail(toError(fault, phase, this.address))
+  }
+
+  /** Ends the stream from our side: what arrived and was not pulled is of no use any more. */
+  private discard() {
+    this.chunks = []
+    this.chunkBytes = 0
+    this.die({ kind: "aborted" })
+  }
+
+  readonly abort: Connection["abort"] = Effect.sync(() => {
+    // First the socket, since a fiber that fails now may look at it.
+    this.socket.destroy()
+    this.discard()
+  })
+
+  /** Flushes, half-closes, and destroys after the grace. Ends when the socket is closed. */
+  readonly close: Effect.Effect<void> = Effect.suspend(() => {
+    this.discard()
+    const socket = this.socket
+    return Effect.callback<void>((resume) => {
+      if (socket.closed) return resume(Effect.void)
+      const grace = setTimeout(() => socket.destroy(), this.settings.closeGraceMillis)
+      socket.once("close", () => {
+        clearTimeout(grace)
+        resume(Effect.void)
+      })
+      this.wire.end()
+      // The end of the peer's side is seen only by reading up to it.
+      this.wire.resume()
+    })
+  })
+}
