@@ -114,6 +114,7 @@ export class ClientCore {
       onOwed: (receipt) => this.inbound.onOwed(receipt),
       onRefused: (packet) => this.inbound.onRefused(packet)
     })
+    this.subscriptions.arrivals = () => this.inbox.arrivals
     this.subscriptions.declare(options.subscriptions)
   }
 

@@ -292,7 +292,8 @@ describe("subscription identifiers", () => {
           copy("a/b", 3, [], { payload: "2" })
         )
         yield* sent(peer, 5)
-        assert.deepStrictEqual([one.seen, two.seen], [["1", "2"], ["1", "2"]])
+        // A copy without one may be another message of the same content, so that it is handed over as well.
+        assert.deepStrictEqual([one.seen, two.seen], [["1", "1", "2"], ["1", "1", "2"]])
       })))
   })
 

@@ -96,11 +96,16 @@ export class Inbound {
     if (subscribers.length > 0) {
       if (owedTo !== undefined) receipt.owed = true
       for (const subscriber of subscribers) subscriber.deliver(receipt.message, receipt)
-    } else if (fate === "served" || (fate === "withdrawn" && !isBegun)) {
+    } else if (fate === "served" || (fate === "withdrawn" && !isBegun && this.#isForWithdrawn(receipt))) {
       this.core.inbox.dismiss(receipt)
     } else {
       this.#park(receipt, this.core.subscriptions.isDurable(message.topic))
     }
+  }
+
+  /** What came before the server was asked for the filter is another's, though the filter matches. */
+  #isForWithdrawn({ arrival = 0, message }: Receipt): boolean {
+    return this.core.subscriptions.isForWithdrawn(message.topic, arrival)
   }
 
   /** Those of the durable subscriptions that are to get messages of the topic and that nobody listens to. */

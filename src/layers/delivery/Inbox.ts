@@ -129,6 +129,11 @@ export class Inbox {
     this.#options = options
   }
 
+  /** QoS 1 and 2 messages that have arrived. */
+  get arrivals(): number {
+    return this.#arrivals
+  }
+
   get unacknowledged(): number {
     return this.#puback.length + this.#pubrec.length
   }

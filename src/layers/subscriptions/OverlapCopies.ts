@@ -99,7 +99,7 @@ export class OverlapCopies {
     // A retained message answers one SUBSCRIBE, which is the one that is named; unless retain flags are left as published.
     if (message.retain && !found.some(keepsRetain)) {
       this.#namesRetained ||= named.length > 0
-      if (this.#namesRetained) return { entries: this.#narrow(named, found), served: nobody }
+      if (this.#namesRetained) return { entries: named.length > 0 ? named : this.#narrow(named, found), served: nobody }
     }
     const pool = this.#poolOf(named, found)
     const marks = identifiers.length === 0 ? [0] : identifiers
@@ -109,7 +109,7 @@ export class OverlapCopies {
     const before = this.#seen.findLast((seen) =>
       seen.topic === topic && seen.size === payload.length && seen.hash === hash
     )
-    if (before === undefined || before.marks.some((mark) => marks.includes(mark))) {
+    if (before === undefined || before.marks.some((mark) => marks.includes(mark)) || !this.#isCopy(before, marks)) {
       const entries = this.splits ? this.#narrow(named, pool) : pool
       this.#remember({
         topic,
@@ -134,6 +134,15 @@ export class OverlapCopies {
     return { entries, served }
   }
 
+  /**
+   * Whether a second copy may be taken for one. Two identifiers say so. A copy with one and a copy without may as well be two
+   * messages of the same content, from before and after a filter was subscribed with its identifier, where the session has a
+   * past that this client does not know.
+   */
+  #isCopy(before: Seen, marks: ReadonlyArray<number>): boolean {
+    return this.isOwn || !(before.marks.includes(0) || marks.includes(0))
+  }
+
   /** For whom a copy can be, as far as shared subscriptions go: what is for them is for them alone, and the rest is not. */
   #poolOf(named: ReadonlyArray<Entry>, found: ReadonlyArray<Entry>): ReadonlyArray<Entry> {
     if (!this.#splitsShared) return found
@@ -141,9 +150,12 @@ export class OverlapCopies {
     return found.filter((entry) => !entry.isShared || !entry.named || named.includes(entry))
   }
 
-  /** Those that are named; where none is, those that were subscribed without an identifier. */
+  /**
+   * Those that are named; where none is, those that were subscribed without an identifier. In a session with a past, who was
+   * subscribed without one cannot be told from who is not meant.
+   */
   #narrow(named: ReadonlyArray<Entry>, found: ReadonlyArray<Entry>): ReadonlyArray<Entry> {
-    if (named.length > 0) return named
+    if (named.length > 0) return this.isOwn ? named : found.filter((entry) => !entry.named || named.includes(entry))
     if (!this.isOwn) return found
     const bare = found.filter((entry) => entry.bare)
     return bare.length > 0 ? bare : found

@@ -156,6 +156,14 @@ export class Routes {
     return this.#withdrawn.size > 0 && this.#withdrawnIndex.matching(topic).length > 0
   }
 
+  /**
+   * Whether a message can have been sent for a filter that is being, or was just, unsubscribed: the server had been asked for
+   * it when the message arrived.
+   */
+  isForWithdrawn(topic: string, arrival: number): boolean {
+    return this.#withdrawnIndex.matching(topic).some((entry) => entry.askedAt <= arrival)
+  }
+
   /** Whether the topic belongs to a durable subscription, whose taker may come at any time. */
   isDurable(topic: string): boolean {
     return this.#plans.get(topic).found.some((entry) => entry.durable !== undefined)

@@ -27,6 +27,8 @@ export interface Entry {
   named: boolean
   bare: boolean
   granted: Packet.QoS
+  /** How many messages had arrived when the server was first asked for it: those before are not its. */
+  askedAt: number
   /** Why the server refused it on this connection; it is not asked again before the next one. */
   refused: SubscribeReason | undefined
   userProperties: Packet.UserProperties | undefined
@@ -88,6 +90,7 @@ export const makeEntry = (filter: string): Entry => ({
   known: "none",
   named: false,
   bare: false,
+  askedAt: Infinity,
   granted: 0,
   refused: undefined,
   userProperties: undefined,

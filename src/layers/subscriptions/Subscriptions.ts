@@ -45,6 +45,8 @@ const operationsMaximum = 16_384
 export class Subscriptions {
   readonly #entries = new Map<string, Entry>()
   readonly #routes = new Routes()
+  /** How many QoS 1 and 2 messages have arrived. */
+  arrivals: () => number = () => 0
   /** What is to be subscribed, and what to be unsubscribed. */
   readonly #toSubscribe = new Set<Entry>()
   readonly #toUnsubscribe = new Set<Entry>()
@@ -78,6 +80,11 @@ export class Subscriptions {
   /** Whether the topic belongs to a filter that is being, or was just, unsubscribed. */
   isWithdrawn(topic: string): boolean {
     return this.#routes.isWithdrawn(topic)
+  }
+
+  /** Whether a message that arrived then can have been sent for such a filter. */
+  isForWithdrawn(topic: string, arrival: number): boolean {
+    return this.#routes.isForWithdrawn(topic, arrival)
   }
 
   /** Whether the topic belongs to a durable subscription, whose taker may come at any time. */
@@ -297,6 +304,7 @@ export class Subscriptions {
       return { _tag: "Unsubscribe", packetId, filters: entries.map((entry) => entry.filter), properties: undefined }
     }
     for (const entry of entries) {
+      entry.askedAt = Math.min(entry.askedAt, this.arrivals())
       if (identifier === undefined) entry.bare = true
       else entry.named = true
       this.#routes.changed(entry)
