@@ -152,6 +152,21 @@ describe("subscription identifiers", () => {
         assert.deepStrictEqual([one.length, two.length], [101, 101])
       })))
 
+    it.effect("law 4: large messages that differ in one byte are two messages", () =>
+      run(Effect.gen(function*() {
+        const { one, peer, two } = yield* overlapping(1)
+        const large = "x".repeat(70_000)
+        yield* send(
+          peer,
+          5,
+          copy("a/b", 1, [], { payload: `1a${large}` }),
+          copy("a/b", 2, ["a/+"], { payload: `1b${large}` })
+        )
+        yield* sent(peer, 5)
+        const begin = (texts: ReadonlyArray<string>) => texts.map((text) => text.slice(0, 2))
+        assert.deepStrictEqual([begin(one), begin(two)], [["1a", "1b"], ["1a", "1b"]])
+      })))
+
     it.effect("one subscriber with two filters gets it once", () =>
       run(Effect.gen(function*() {
         const { client, peer } = yield* open()

@@ -49,6 +49,8 @@ const nobody: ReadonlyArray<Entry> = []
 
 /** Messages of which further copies are recognised. */
 const seenMaximum = 32
+/** Bytes of the largest payload that is compared with others, since each of its bytes is looked at. */
+const comparedMaximum = 65_536
 /**
  * Messages in a row of which only one copy came, after which identifiers are not believed any more. Not few: copies of one QoS
  * may run ahead of those of another.
@@ -105,6 +107,9 @@ export class OverlapCopies {
     const marks = identifiers.length === 0 ? [0] : identifiers
     const isShared = named.some((entry) => entry.isShared)
     const { payload, topic } = message
+    if (payload.length > comparedMaximum) {
+      return { entries: this.splits ? this.#narrow(named, pool) : pool, served: nobody }
+    }
     const hash = hashOf(payload)
     const before = this.#seen.findLast((seen) =>
       seen.topic === topic && seen.size === payload.length && seen.hash === hash
@@ -179,12 +184,11 @@ const namedBy = (identifiers: ReadonlyArray<number>, found: ReadonlyArray<Entry>
 const keepsRetain = ({ known, wanted }: Entry): boolean =>
   wanted?.retainAsPublished === true || (typeof known === "object" && known.retainAsPublished)
 
-/** 52 bits of two sums, to compare messages without keeping them; of a large one over bytes at equal distances. */
+/** 52 bits of two sums over all bytes, to compare messages without keeping them. */
 const hashOf = (bytes: Uint8Array): number => {
   let a = 0x811c9dc5
   let b = 0x9747b28c
-  const step = (bytes.length >> 16) + 1
-  for (let i = 0; i < bytes.length; i += step) {
+  for (let i = 0; i < bytes.length; i++) {
     a = Math.imul(a ^ bytes[i]!, 0x01000193)
     b = Math.imul(b ^ bytes[i]!, 0x85ebca6b) ^ (b >>> 13)
   }

@@ -3,7 +3,7 @@ import { Deferred, Effect, Fiber, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import type * as MqttClient from "../../../src/layers/MqttClient.ts"
 import { collect, stepwise } from "../../support/Consumer.ts"
-import { expectWords, handshake, message, open, run, send, start } from "../../support/ScriptedBroker.ts"
+import { expectWords, handshake, message, open, run, runFromOne, send, start } from "../../support/ScriptedBroker.ts"
 import type { Peer } from "../../support/ScriptedBroker.ts"
 import { drop, persistent, sent, suback, subscribed, unsuback } from "../../support/Subscriptions.ts"
 
@@ -52,6 +52,22 @@ const failing = Effect.fnUntraced(function*(
 })
 
 describe("a message that somebody is owed", () => {
+  it.effect("law 4: what came before a filter was asked for is not acknowledged since that filter came and went", () =>
+    runFromOne(Effect.gen(function*() {
+      const { client, peer } = yield* open({ ...persistent, keepAlive: 0 }, { connack: kept })
+      // The backlog of a subscription of an earlier life.
+      yield* send(peer, 5, message("a/1", 1, { qos: 1 }))
+      yield* Effect.scoped(Effect.gen(function*() {
+        const fiber = yield* start(client.subscription("a/#", { qos: 1 }))
+        yield* expectWords(peer, 5, "subscribe 1 a/#:1")
+        yield* send(peer, 5, suback(1, 1))
+        yield* Fiber.join(fiber)
+      }))
+      yield* Effect.yieldNow
+      assert.notInclude(yield* sent(peer, 5), "puback 1")
+      assert.strictEqual((yield* client.stats).unacknowledged, 1)
+    })))
+
   it.effect("law 4: what a handler had begun goes to the next one, though an idle durable subscription is owed it", () =>
     run(Effect.gen(function*() {
       const { client, peer } = yield* durably("#")
