@@ -7,7 +7,9 @@
  * out. So at first every copy is for all, and a second copy of the same content with another identifier is taken for what it
  * is; from then on the identifiers are believed.
  *
- * Nobody misses a message by this: of what his own subscription brings, no two copies are taken for the same message.
+ * With a server that sends one for each nobody misses a message by this: of what his own subscription brings, no two copies
+ * are taken for the same message. With one that sends one for all, two messages of equal content can be taken for copies, if
+ * the first was sent before an overlapping filter was subscribed with its identifier and comes after that.
  *
  * @since 0.1.0
  */
