@@ -38,6 +38,11 @@ export interface TopicIndex<A> {
    * default; past that the answer is `true`.
    */
   readonly overlaps: (filter: string, effort?: number | undefined) => boolean
+  /**
+   * The values of all pairs whose filters have a topic in common with this one; a value may come more than once. It looks at
+   * `effort` nodes at most, 10,000 by default; `undefined` if that is not enough.
+   */
+  readonly overlapping: (filter: string, effort?: number | undefined) => ReadonlyArray<A> | undefined
 }
 
 /**
@@ -127,39 +132,55 @@ class TopicIndexImpl<A> implements TopicIndex<A> {
   }
 
   overlaps(filter: string, effort = 1_000): boolean {
-    return TopicFilter.routes(filter, this.version).some((route) => this.overlapsRoute(route.split("/"), effort))
+    return TopicFilter.routes(filter, this.version).some((route) =>
+      this.walkOverlaps(route.split("/"), effort, () => true) !== "done"
+    )
   }
 
-  private overlapsRoute(levels: ReadonlyArray<string>, effort: number): boolean {
-    if (this.size === 0) return false
+  overlapping(filter: string, effort = 10_000): ReadonlyArray<A> | undefined {
+    const found: Array<A> = []
+    const collect = (bucket: Bucket<A>) => {
+      visit(bucket, (value) => found.push(value))
+      return false
+    }
+    for (const route of TopicFilter.routes(filter, this.version)) {
+      if (this.walkOverlaps(route.split("/"), effort, collect) !== "done") return undefined
+    }
+    return found
+  }
+
+  /** Calls `f` for what overlaps until it says that this will do; `exhausted` if there are more nodes than `effort`. */
+  private walkOverlaps(
+    levels: ReadonlyArray<string>,
+    effort: number,
+    f: (bucket: Bucket<A>) => boolean
+  ): "done" | "stopped" | "exhausted" {
+    if (this.size === 0) return "done"
     const waiting: Array<{ readonly node: Node<A>; readonly at: number }> = [{ node: this.root, at: 0 }]
     for (let next = waiting.pop(); next !== undefined; next = waiting.pop()) {
-      if (effort-- <= 0) return true
+      if (effort-- <= 0) return "exhausted"
       const { at, node } = next
       const level = levels[at]
       // Behind a wildcard of the first level there is no topic that begins with `$`.
-      const isSystem = (name: string) => at === 0 && name.startsWith("$")
-      if (node.subtree !== undefined && (level === undefined || !isSystem(level))) return true
-      if (node.exact !== undefined && (level === undefined || level === "#")) return true
+      const isFirst = node === this.root
+      const isSystem = (name: string) => isFirst && name.startsWith("$")
+      if (node.subtree !== undefined && (level === undefined || !isSystem(level)) && f(node.subtree)) return "stopped"
+      if (node.exact !== undefined && (level === undefined || level === "#") && f(node.exact)) return "stopped"
       if (level === undefined) continue
-      // Below `#` all that there is overlaps, and every node has something below it.
+      // Below `#` all that there is overlaps.
       const behind = level === "#" ? at : at + 1
       if (level === "#" || level === "+") {
         for (const [name, child] of node.literals ?? []) {
-          if (isSystem(name)) continue
-          if (level === "#") return true
-          waiting.push({ node: child, at: behind })
+          if (!isSystem(name)) waiting.push({ node: child, at: behind })
+          if (waiting.length > effort) return "exhausted"
         }
       } else {
         const child = node.literals?.get(level)
         if (child !== undefined) waiting.push({ node: child, at: behind })
       }
-      if (node.plus !== undefined && !isSystem(level)) {
-        if (level === "#") return true
-        waiting.push({ node: node.plus, at: behind })
-      }
+      if (node.plus !== undefined && !isSystem(level)) waiting.push({ node: node.plus, at: behind })
     }
-    return false
+    return "done"
   }
 
   /** Visits all nodes that the topic reaches. Iterative: where a level has two ways on, the second one waits. */

@@ -309,8 +309,8 @@ export interface ClientOptions {
    * Subscription Identifier (MQTT 5.0), where the server supports that. Default true.
    *
    * A server may send a message once for each subscription that it matches. With the identifiers each of these copies is
-   * handed to those who subscribed to that filter, so that nobody gets a message twice. They are computed from the filters,
-   * so that they mean the same after a restart. A filter with an identifier takes a SUBSCRIBE of its own.
+   * handed to those who subscribed to that filter, so that as a rule nobody gets a message twice. A filter that overlaps an
+   * older one takes a SUBSCRIBE of its own, and the older one is subscribed once more. See `docs/filters.md`.
    */
   readonly subscriptionIdentifiers?: boolean | undefined
   /** Asks for response information in CONNACK (MQTT 5.0). Default false. */

@@ -10,6 +10,7 @@ import {
   accepted,
   expectPackets,
   expectWords,
+  inWords,
   message,
   open,
   resumed,
@@ -18,19 +19,21 @@ import {
   send,
   start
 } from "../support/ScriptedBroker.ts"
-import { drop, persistent, sent, suback, subscribed, subscribing } from "../support/Subscriptions.ts"
+import { drop, persistent, sent, suback, subscribed, subscribing, unsuback } from "../support/Subscriptions.ts"
 
 const { MqttClient: Client } = MqttClient
 const { TestBroker: Broker } = TestBroker
 
-/** A copy of a message that names filters. */
+/** A copy of a message that names filters; "" stands for those that have no identifier of their own. */
 const copy = (
   topic: string,
   id: number,
   filters: ReadonlyArray<string>,
   rest: Partial<mqttPacket.IPublishPacket> = {}
 ): mqttPacket.IPublishPacket => {
-  const identifiers = filters.map(SubscriptionIdentifier.of)
+  const identifiers = filters.map((filter) =>
+    filter === "" ? SubscriptionIdentifier.common : SubscriptionIdentifier.of(filter)
+  )
   return message(topic, id, {
     ...rest,
     properties: identifiers.length === 0 ? {} : {
@@ -56,16 +59,20 @@ const overlapping = Effect.fnUntraced(function*(
 
 describe("subscription identifiers", () => {
   describe("on the wire", () => {
-    it.effect("go with a filter that overlaps another one, alone in its packet; the others share packets", () =>
+    it.effect("go with filters that overlap: the later one has its own and a packet, and the others share theirs", () =>
       run(Effect.gen(function*() {
         const { client, peer } = yield* open()
-        yield* start(client.subscription(["x", "a/#", "y/+", "a/+", "z"]))
-        const [a, b, c, d] = [0, 1, 2, 3].map((shift) => SubscriptionIdentifier.of("a/+") >> (7 * shift) & 0x7f)
-        const id = [a! | 0x80, b! | 0x80, c! | 0x80, d!].map((byte) => byte.toString(16).padStart(2, "0")).join(" ")
+        yield* start(client.subscription(["x", "a/#", "y/+", "a/+", "z", "y/b"]))
+        const id = (identifier: number) => {
+          const [a, b, c, d] = [0, 1, 2, 3].map((shift) => identifier >> (7 * shift) & 0x7f)
+          return [a! | 0x80, b! | 0x80, c! | 0x80, d!].map((byte) => byte.toString(16).padStart(2, "0")).join(" ")
+        }
         yield* expectPackets(
           peer,
-          "82 17 00 01 00 00 01 78 00 00 03 61 2f 23 00 00 03 79 2f 2b 00 00 01 7a 00",
-          `82 0e 00 02 05 0b ${id} 00 03 61 2f 2b 00`
+          "82 0b 00 01 00 00 01 78 00 00 01 7a 00",
+          `82 14 00 02 05 0b ${id(SubscriptionIdentifier.common)} 00 03 61 2f 23 00 00 03 79 2f 2b 00`,
+          `82 0e 00 03 05 0b ${id(SubscriptionIdentifier.of("a/+"))} 00 03 61 2f 2b 00`,
+          `82 0e 00 04 05 0b ${id(SubscriptionIdentifier.of("y/b"))} 00 03 79 2f 62 00`
         )
       })))
 
@@ -98,14 +105,39 @@ describe("subscription identifiers", () => {
         assert.strictEqual((yield* Fiber.join(fiber)).grants.length, 2)
       })))
 
+    it.effect("are given to a filter that is overlapped later, which asks for no retained messages", () =>
+      run(Effect.gen(function*() {
+        const { client, peer } = yield* open()
+        yield* subscribed(client, peer, 5, ["a/#", "x", "y/+"], { qos: 1 })
+        const { fiber } = yield* subscribing(client, "+/b")
+        // QoS 1 and Retain Handling 2; what is not overlapped stays as it is.
+        yield* expectWords(peer, 5, "subscribe 2 y/+:1 a/#:1")
+        assert.strictEqual(peer.received.at(-1), 0)
+        yield* expectWords(peer, 5, "subscribe 3 +/b:0")
+        yield* send(peer, 5, suback(2, 1, 1), suback(3, 0))
+        yield* Fiber.join(fiber)
+        assert.deepStrictEqual(yield* sent(peer, 5), [])
+      })))
+
+    it.effect("come before the filter that overlaps, and not again after a refusal", () =>
+      run(Effect.gen(function*() {
+        const { client, peer } = yield* open()
+        const first = yield* collect((yield* subscribed(client, peer, 5, "a/#", { qos: 1 })).messages)
+        const { fiber } = yield* subscribing(client, "a/+", { qos: 1 })
+        yield* expectWords(peer, 5, "subscribe 2 a/#:1", "subscribe 3 a/+:1")
+        yield* send(peer, 5, suback(2, 0x97), suback(3, 1))
+        const second = yield* collect((yield* Fiber.join(fiber)).messages)
+        // A server that sends one copy for all names the one that has an identifier.
+        yield* send(peer, 5, copy("a/b", 1, ["a/+"], { payload: "1" }), copy("a/b", 2, ["a/+"], { payload: "2" }))
+        assert.deepStrictEqual(yield* sent(peer, 5), ["puback 1", "puback 2"])
+        assert.deepStrictEqual([first.seen, second.seen], [["1", "2"], ["1", "2"]])
+      })))
+
     it.effect("come again with the subscription after a lost session", () =>
       run(Effect.gen(function*() {
         const server = yield* overlapping(0)
         const second = yield* drop(server, accepted[5])
-        const packet = yield* second.readFrame
-        assert.strictEqual(packet.length, 11)
-        const again = yield* second.readFrame
-        assert.strictEqual(again[5], 0x0b)
+        for (let n = 0; n < 2; n++) assert.strictEqual((yield* second.readFrame)[5], 0x0b)
       })))
   })
 
@@ -119,9 +151,7 @@ describe("subscription identifiers", () => {
             yield* send(
               peer,
               5,
-              ...filters.map((filter, index) =>
-                copy("a/b", id(n + index), filter === "" ? [] : [filter], { qos, payload: `${n}` })
-              )
+              ...filters.map((filter, index) => copy("a/b", id(n + index), [filter], { qos, payload: `${n}` }))
             )
           }
           const acks = yield* sent(peer, 5)
@@ -136,17 +166,37 @@ describe("subscription identifiers", () => {
     it.effect("the same content twice is two messages", () =>
       run(Effect.gen(function*() {
         const { one, peer, two } = yield* overlapping(0)
-        for (let n = 0; n < 3; n++) yield* send(peer, 5, copy("a/b", 0, []), copy("a/b", 0, ["a/+"]))
+        for (let n = 0; n < 3; n++) yield* send(peer, 5, copy("a/b", 0, [""]), copy("a/b", 0, ["a/+"]))
         yield* sent(peer, 5)
         assert.deepStrictEqual([one.length, two.length], [3, 3])
+      })))
+
+    it.effect("law 4: what differs in its properties alone is another message", () =>
+      run(Effect.gen(function*() {
+        const { client, peer } = yield* open()
+        yield* subscribed(client, peer, 5, "a/#")
+        const { messages } = yield* subscribed(client, peer, 5, "a/+", { qos: 1 })
+        const seen: Array<string | undefined> = []
+        yield* start(Stream.runForEach(messages, (message) =>
+          Effect.sync(() =>
+            seen.push(message.correlationData && new TextDecoder().decode(message.correlationData))
+          )))
+        const request = (id: number, filter: string, correlation: string) => {
+          const { properties, ...rest } = copy("a/b", id, [filter])
+          return { ...rest, properties: { ...properties, correlationData: Buffer.from(correlation) } }
+        }
+        // The first one waited since before the second filter was there.
+        yield* send(peer, 5, request(1, "", "1"), request(2, "a/+", "2"), request(3, "", "2"))
+        yield* sent(peer, 5)
+        assert.deepStrictEqual(seen, ["1", "2"])
       })))
 
     it.effect("copies for one filter that run ahead of those for another are told apart", () =>
       run(Effect.gen(function*() {
         const { one, peer, two } = yield* overlapping(1)
-        yield* send(peer, 5, copy("a/b", 1, [], { payload: "0" }), copy("a/b", 2, ["a/+"], { payload: "0" }))
+        yield* send(peer, 5, copy("a/b", 1, [""], { payload: "0" }), copy("a/b", 2, ["a/+"], { payload: "0" }))
         const ahead = Array.from({ length: 100 }, (_, n) => copy("a/b", n + 3, ["a/+"], { payload: `${n}` }))
-        const behind = Array.from({ length: 100 }, (_, n) => copy("a/b", n + 103, [], { payload: `${n}` }))
+        const behind = Array.from({ length: 100 }, (_, n) => copy("a/b", n + 103, [""], { payload: `${n}` }))
         yield* send(peer, 5, ...ahead, ...behind)
         yield* sent(peer, 5)
         assert.deepStrictEqual([one.length, two.length], [101, 101])
@@ -159,7 +209,7 @@ describe("subscription identifiers", () => {
         yield* send(
           peer,
           5,
-          copy("a/b", 1, [], { payload: `1a${large}` }),
+          copy("a/b", 1, [""], { payload: `1a${large}` }),
           copy("a/b", 2, ["a/+"], { payload: `1b${large}` })
         )
         yield* sent(peer, 5)
@@ -178,7 +228,7 @@ describe("subscription identifiers", () => {
           yield* send(
             peer,
             5,
-            copy("a/b", n, [], { payload: `${n}` }),
+            copy("a/b", n, [""], { payload: `${n}` }),
             copy("a/b", n + 1, ["a/+"], { payload: `${n}` }),
             copy("a/b", n + 2, ["+/b"], { payload: `${n}` })
           )
@@ -192,11 +242,11 @@ describe("subscription identifiers", () => {
         const { client, peer } = yield* open()
         const first = yield* collect((yield* subscribed(client, peer, 5, "a/#", { qos: 1 })).messages)
         yield* subscribed(client, peer, 5, "a/+", { qos: 0 })
-        yield* send(peer, 5, copy("a/b", 0, ["a/+"], { payload: "1" }), copy("a/b", 7, [], { payload: "1" }))
+        yield* send(peer, 5, copy("a/b", 0, ["a/+"], { payload: "1" }), copy("a/b", 7, [""], { payload: "1" }))
         assert.deepStrictEqual(yield* sent(peer, 5), ["puback 7"])
         // Once, and from then on just for whom it is.
         assert.deepStrictEqual(first.seen, ["1", "1"])
-        yield* send(peer, 5, copy("a/b", 0, ["a/+"], { payload: "2" }), copy("a/b", 8, [], { payload: "2" }))
+        yield* send(peer, 5, copy("a/b", 0, ["a/+"], { payload: "2" }), copy("a/b", 8, [""], { payload: "2" }))
         yield* sent(peer, 5)
         assert.deepStrictEqual(first.seen, ["1", "1", "2"])
       })))
@@ -204,11 +254,11 @@ describe("subscription identifiers", () => {
     it.effect("US-11: a copy for a filter that was just unsubscribed is acknowledged, and goes to nobody", () =>
       run(Effect.gen(function*() {
         const { one, peer, second } = yield* overlapping(1)
-        yield* send(peer, 5, copy("a/b", 1, [], { payload: "1" }), copy("a/b", 2, ["a/+"], { payload: "1" }))
+        yield* send(peer, 5, copy("a/b", 1, [""], { payload: "1" }), copy("a/b", 2, ["a/+"], { payload: "1" }))
         yield* sent(peer, 5)
         yield* second.leave
-        yield* expectWords(peer, 5, "unsubscribe 3 a/+")
-        yield* send(peer, 5, copy("a/b", 3, [], { payload: "2" }), copy("a/b", 4, ["a/+"], { payload: "2" }))
+        yield* expectWords(peer, 5, "unsubscribe 4 a/+")
+        yield* send(peer, 5, copy("a/b", 3, [""], { payload: "2" }), copy("a/b", 4, ["a/+"], { payload: "2" }))
         assert.deepStrictEqual(yield* sent(peer, 5), ["puback 3", "puback 4"])
         assert.deepStrictEqual(one, ["1", "2"])
       })))
@@ -220,8 +270,8 @@ describe("subscription identifiers", () => {
             endpoint: `mqtt://broker:${1884 + order[0]!}`
           }, 1884 + order[0]!)
           yield* second.leave
-          yield* expectWords(peer, 5, "unsubscribe 3 a/+")
-          const copies = [copy("a/b", 3, [], { payload: "1" }), copy("a/b", 4, ["a/+"], { payload: "1" })]
+          yield* expectWords(peer, 5, "unsubscribe 4 a/+")
+          const copies = [copy("a/b", 3, [""], { payload: "1" }), copy("a/b", 4, ["a/+"], { payload: "1" })]
           yield* send(peer, 5, copies[order[0]!]!, copies[order[1]!]!)
           assert.strictEqual((yield* sent(peer, 5)).length, 2)
           assert.deepStrictEqual(one, ["1"])
@@ -233,7 +283,7 @@ describe("subscription identifiers", () => {
       run(Effect.gen(function*() {
         const server = yield* overlapping(2, ["a/#", "a/+"], persistent)
         const { one, two } = server
-        yield* send(server.peer, 5, copy("a/b", 1, [], { qos: 2, payload: "1" }))
+        yield* send(server.peer, 5, copy("a/b", 1, [""], { qos: 2, payload: "1" }))
         assert.deepStrictEqual(yield* sent(server.peer, 5), ["pubrec 1"])
         const second = yield* drop(server, resumed[5])
         yield* send(second, 5, copy("a/b", 2, ["a/+"], { qos: 2, payload: "1" }))
@@ -268,11 +318,28 @@ describe("subscription identifiers", () => {
       })))
   })
 
+  it.effect("law 4: copies of before and after a filter was unsubscribed for a while are two messages", () =>
+    run(Effect.gen(function*() {
+      const { client, peer } = yield* open()
+      // What overlaps these has an identifier of its own.
+      yield* subscribed(client, peer, 5, ["a/x", "c/b"], { qos: 1 })
+      const before = yield* subscribed(client, peer, 5, "a/+", { qos: 1 })
+      yield* before.leave
+      const [, id] = (yield* sent(peer, 5))[0]!.split(" ")
+      yield* send(peer, 5, unsuback(Number(id), 0))
+      const one = yield* collect((yield* subscribed(client, peer, 5, "+/b", { qos: 1 })).messages)
+      const two = yield* collect((yield* subscribed(client, peer, 5, "a/+", { qos: 1 })).messages)
+      // One server, which sends one copy for all: these two were sent before both filters were there.
+      yield* send(peer, 5, copy("a/b", 1, ["a/+"]), copy("a/b", 2, ["+/b"]), copy("a/b", 3, ["+/b", "a/+"]))
+      yield* sent(peer, 5)
+      assert.deepStrictEqual([one.seen.length, two.seen.length], [3, 3])
+    })))
+
   describe("identifiers that are not ours", () => {
     it.effect("PB-26: an unknown one is routed by topic", () =>
       run(Effect.gen(function*() {
         const { one, peer, two } = yield* overlapping(1)
-        yield* send(peer, 5, copy("a/b", 1, [], { payload: "1" }), copy("a/b", 2, ["a/+"], { payload: "1" }))
+        yield* send(peer, 5, copy("a/b", 1, [""], { payload: "1" }), copy("a/b", 2, ["a/+"], { payload: "1" }))
         yield* send(peer, 5, copy("a/b", 3, ["of/another/program"], { payload: "2" }))
         yield* sent(peer, 5)
         assert.deepStrictEqual([one, two], [["1", "2"], ["1", "2"]])
@@ -281,7 +348,7 @@ describe("subscription identifiers", () => {
     it.effect("one whose filter does not match the topic is routed by topic", () =>
       run(Effect.gen(function*() {
         const { one, peer, two } = yield* overlapping(1)
-        yield* send(peer, 5, copy("a/b", 1, [], { payload: "1" }), copy("a/b", 2, ["a/+"], { payload: "1" }))
+        yield* send(peer, 5, copy("a/b", 1, [""], { payload: "1" }), copy("a/b", 2, ["a/+"], { payload: "1" }))
         yield* send(peer, 5, copy("a/b/c", 3, ["a/+"], { payload: "2" }))
         yield* sent(peer, 5)
         assert.deepStrictEqual([one, two], [["1", "2"], ["1"]])
@@ -309,13 +376,44 @@ describe("subscription identifiers", () => {
         yield* sent(peer, 5)
         // A copy without one may be another message of the same content, so that it is handed over as well.
         assert.deepStrictEqual([one.seen, two.seen], [["1", "1", "2"], ["1", "1", "2"]])
+        // That run may have had now the one filter and now the other, at a server that sends one copy for all.
+        yield* send(peer, 5, copy("a/b", 4, [""]), copy("a/b", 5, ["a/+"]), copy("a/b", 6, ["a/+"], { payload: "4" }))
+        yield* sent(peer, 5)
+        assert.deepStrictEqual([one.seen.slice(3), two.seen.slice(3)], [["a/b", "a/b", "4"], ["a/b", "a/b", "4"]])
       })))
   })
+
+  it.effect("in the session of an earlier run they are other ones, which tell copies apart after the first message", () =>
+    runFromOne(Effect.gen(function*() {
+      const subscriptions = [{ filter: "a/#", qos: 1 }, { filter: "a/+", qos: 1 }] as const
+      const { client, peer } = yield* open(
+        { clientId: "c", cleanStart: false, sessionExpiry: "1 hour", subscriptions },
+        { connack: resumed[5] }
+      )
+      const ids = [SubscriptionIdentifier.common, SubscriptionIdentifier.of("a/+")].map((id) => id + 1)
+      for (const [index, filter] of ["a/#", "a/+"].entries()) {
+        const frame = yield* peer.readFrame
+        assert.strictEqual(inWords(frame, 5), `subscribe ${index + 1} ${filter}:1`)
+        const identifier = frame.slice(6, 10).reduceRight((sum, byte) => sum << 7 | byte & 0x7f, 0)
+        assert.strictEqual(identifier, ids[index])
+      }
+      yield* send(peer, 5, suback(1, 1), suback(2, 1))
+      const one = yield* collect(client.durable("a/#"))
+      const two = yield* collect(client.durable("a/+"))
+      for (const n of [1, 3, 5]) {
+        const copies = ids.map((subscriptionIdentifier, index) =>
+          message("a/b", n + index, { payload: `${n}`, properties: { subscriptionIdentifier } })
+        )
+        yield* send(peer, 5, ...copies)
+      }
+      yield* sent(peer, 5)
+      assert.deepStrictEqual([one.seen, two.seen], [["1", "1", "3", "5"], ["1", "1", "3", "5"]])
+    })))
 
   it.effect("SH-03: a shared and a plain subscription each get their copy", () =>
     run(Effect.gen(function*() {
       const { one, peer, two } = yield* overlapping(1, ["a/+", "$share/g/a/#"])
-      yield* send(peer, 5, copy("a/b", 1, [], { payload: "1" }), copy("a/b", 2, ["$share/g/a/#"], { payload: "1" }))
+      yield* send(peer, 5, copy("a/b", 1, [""], { payload: "1" }), copy("a/b", 2, ["$share/g/a/#"], { payload: "1" }))
       yield* sent(peer, 5)
       assert.deepStrictEqual([one, two], [["1"], ["1"]])
     })))
@@ -324,11 +422,22 @@ describe("subscription identifiers", () => {
     run(Effect.gen(function*() {
       const { one, peer, two } = yield* overlapping(1, ["a/+", "$share/g/a/#"])
       const shared = ["$share/g/a/#"]
-      yield* send(peer, 5, copy("a/b", 1, [], { payload: "1" }), copy("a/b", 2, shared, { payload: "1" }))
-      yield* send(peer, 5, copy("a/b", 3, [], { payload: "2" }))
-      yield* send(peer, 5, copy("a/b", 4, shared, { payload: "3" }), copy("a/b", 5, [], { payload: "3" }))
+      yield* send(peer, 5, copy("a/b", 1, [""], { payload: "1" }), copy("a/b", 2, shared, { payload: "1" }))
+      yield* send(peer, 5, copy("a/b", 3, [""], { payload: "2" }))
+      yield* send(peer, 5, copy("a/b", 4, shared, { payload: "3" }), copy("a/b", 5, [""], { payload: "3" }))
       assert.strictEqual((yield* sent(peer, 5)).length, 5)
       assert.deepStrictEqual([one, two], [["1", "2", "3"], ["1", "3"]])
+    })))
+
+  it.effect("law 4: what one share brings is no substitute for what another brings", () =>
+    run(Effect.gen(function*() {
+      const { client, peer } = yield* open()
+      const shares = ["$share/g/a/#", "$share/h/a/+"] as const
+      const { seen } = yield* collect((yield* subscribed(client, peer, 5, shares, { qos: 1 })).messages)
+      // Two messages: the other share of each went to another client.
+      for (const n of [1, 3]) yield* send(peer, 5, copy("a/b", n, [shares[0]]), copy("a/b", n + 1, [shares[1]]))
+      yield* sent(peer, 5)
+      assert.strictEqual(seen.length, 4)
     })))
 
   it.effect("one subscriber with a plain and a shared filter gets each message once", () =>
@@ -339,7 +448,7 @@ describe("subscription identifiers", () => {
       yield* send(peer, 5, suback(1, 1), suback(2, 1))
       const { seen } = yield* collect((yield* Fiber.join(fiber)).messages)
       for (const n of [1, 3]) {
-        yield* send(peer, 5, copy("a/b", n, [], { payload: `${n}` }))
+        yield* send(peer, 5, copy("a/b", n, [""], { payload: `${n}` }))
         yield* send(peer, 5, copy("a/b", n + 1, ["$share/g/a/#"], { payload: `${n}` }))
       }
       assert.strictEqual((yield* sent(peer, 5)).length, 4)

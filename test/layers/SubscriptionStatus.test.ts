@@ -181,7 +181,8 @@ describe("the status of a subscription", () => {
           const two = yield* subscribed(client, peer, version, "a/#", { qos: 1 })
           const received = yield* start(Stream.runHead(two.messages))
           yield* one.leave
-          yield* expectWords(peer, version, "unsubscribe 3 a/b")
+          // On 5.0 the first filter was subscribed again, with an identifier.
+          yield* expectWords(peer, version, version === 5 ? "unsubscribe 4 a/b" : "unsubscribe 3 a/b")
           yield* send(peer, version, message("a/b", 7))
           assert.strictEqual((yield* Fiber.join(received))._tag, "Some")
           yield* expectWords(peer, version, "puback 7")

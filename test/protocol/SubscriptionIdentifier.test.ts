@@ -20,6 +20,21 @@ describe("SubscriptionIdentifier", () => {
     assert.isTrue(Number.isInteger(identifier) && identifier >= 1 && identifier <= 268_435_455)
   })
 
+  it.prop(
+    "SB-06: shifted it is another one in the same range",
+    [Arbitrary.schema(Schema.String), Arbitrary.schema(Schema.Literals([0, 0.25, 0.999_999_999]))],
+    ([filter, random]) => {
+      const identifier = SubscriptionIdentifier.of(filter)
+      const shifted = SubscriptionIdentifier.shifted(identifier, SubscriptionIdentifier.shiftBy(random))
+      assert.isTrue(Number.isInteger(shifted) && shifted >= 1 && shifted <= 268_435_455 && shifted !== identifier)
+      assert.strictEqual(SubscriptionIdentifier.shifted(identifier, 0), identifier)
+    }
+  )
+
+  it("the common one is none of a filter that is likely", () => {
+    assert.strictEqual(SubscriptionIdentifier.common, SubscriptionIdentifier.of(""))
+  })
+
   it("seldom gives two filters the same", () => {
     const seen = new Set<number>()
     for (let index = 0; index < 100_000; index++) {

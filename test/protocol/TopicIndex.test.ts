@@ -154,6 +154,7 @@ describe("TopicIndex", () => {
         assert.isFalse(index.overlaps(other))
         index.add(filter, "v")
         assert.strictEqual(index.overlaps(other), expected, `${filter} ${other}`)
+        assert.deepStrictEqual(index.overlapping(other), expected ? ["v"] : [], `${filter} ${other}`)
       }
     }
     const large = TopicIndex.make<string>()
@@ -161,7 +162,26 @@ describe("TopicIndex", () => {
     assert.isFalse(large.overlaps("x/+/b", 10_000))
     // Past its effort it does not know, and says so.
     assert.isTrue(large.overlaps("x/+/b", 1_000))
+    assert.deepStrictEqual(large.overlapping("x/+/b"), [])
+    assert.isUndefined(large.overlapping("x/+/b", 1_000))
+    assert.strictEqual(large.overlapping("x/#")?.length, 2_000)
   })
+
+  it.prop(
+    "all that overlap are found",
+    [Arbitrary.array(anyFilter, { maxLength: 8 }), anyFilter],
+    ([filters, other]) => {
+      const index = TopicIndex.make<string>()
+      for (const filter of filters) index.add(filter, filter)
+      const alone = (filter: string) => {
+        const one = TopicIndex.make<string>()
+        one.add(filter, filter)
+        return one.overlaps(other)
+      }
+      assert.sameMembers([...new Set(index.overlapping(other))], [...new Set(filters)].filter(alone))
+    },
+    { arbitrary: { runs: 500 } }
+  )
 
   it.prop(
     "filters that match one topic overlap",

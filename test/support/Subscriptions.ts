@@ -54,7 +54,10 @@ export const subscribing = Effect.fnUntraced(function*(
   return { fiber, leave: Scope.close(scope, Exit.void) }
 })
 
-/** A subscription in a scope of its own, and the server's grant of what it asks for. */
+/**
+ * A subscription in a scope of its own, and the server's grant of what it asks for; older filters that get an identifier by it
+ * are granted as well.
+ */
 export const subscribed = Effect.fnUntraced(function*(
   client: MqttClient.MqttClientService,
   peer: Peer,
@@ -63,9 +66,18 @@ export const subscribed = Effect.fnUntraced(function*(
   options?: MqttClient.SubscribeOptions
 ) {
   const { fiber, leave } = yield* subscribing(client, filters, options)
-  const words = inWords(yield* peer.readFrame, version)
-  const [, id] = words.split(" ")
-  yield* send(peer, version, suback(Number(id), ...[filters].flat().map(() => options?.qos ?? 0)))
+  const missing = new Set([filters].flat())
+  let words = ""
+  while (missing.size > 0) {
+    words = inWords(yield* peer.readFrame, version)
+    const [, id, ...requests] = words.split(" ")
+    const granted = requests.map((request) => {
+      const colon = request.lastIndexOf(":")
+      missing.delete(request.slice(0, colon))
+      return Number(request.slice(colon + 1))
+    })
+    yield* send(peer, version, suback(Number(id), ...granted))
+  }
   return { ...yield* Fiber.join(fiber), leave, words }
 })
 

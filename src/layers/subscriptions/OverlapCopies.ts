@@ -1,43 +1,66 @@
 /**
  * Copies of one message that come since several subscriptions of the client match it, and for which of them each copy is.
  *
- * A server may send one copy for all subscriptions, or one for each (MQTT 5.0 §3.3.4). In the second case the copies are told
- * apart by their subscription identifiers, and each is for those who subscribed to that filter. Which case it is has to be
- * seen: there are servers that send one copy with one of the identifiers, and nobody may miss a message since his was left
- * out. So at first every copy is for all, and a second copy of the same content with another identifier is taken for what it
- * is; from then on the identifiers are believed.
+ * A server sends one copy with the identifiers of all subscriptions that match, or one for each with its own (MQTT 5.0
+ * §3.3.4). Which it does has to be seen, and nobody may miss a message by a wrong guess. So at first every copy is for all.
  *
- * With a server that sends one for each nobody misses a message by this: of what his own subscription brings, no two copies
- * are taken for the same message. With one that sends one for all, two messages of equal content can be taken for copies, if
- * the first was sent before an overlapping filter was subscribed with its identifier and comes after that.
+ * The proof: two copies of equal content, of which each names a filter that the other does not. They may be two messages, from
+ * before and after a filter was subscribed. But what a copy for all names only grows while filters come and none goes: a copy
+ * that names the later one of two filters names the earlier one as well, if that was never gone in between. So it is a proof
+ * where that is known of two of the filters, and otherwise every further copy is for all again.
+ *
+ * Before a filter gets its identifier, those that it overlaps get theirs, so that a copy which names anybody names all whom it
+ * is for. Where that could not be, who is not named may be meant as well. A copy that names nobody is for all and proves
+ * nothing. So does every copy in a session in which identifiers were turned off for a while; in one that an earlier run of the
+ * program began the identifiers are other ones than that run had.
+ *
+ * After the proof a copy is for those whom it names. Who had the same content by another one of his filters is passed over, if
+ * one of these brings him every message: of what one filter brings, no two are taken for the same.
  *
  * @since 0.1.0
  */
+import { noSet, ownSet } from "../../protocol/EmptyCollections.ts"
 import type { Packet } from "../../protocol/index.ts"
 import type { Entry } from "./SubscriptionEntry.ts"
 
-/** What is looked at in a message. */
-export interface Routed {
+/** What a publisher says of a message. */
+interface Described {
+  readonly contentType?: string | undefined
+  readonly responseTopic?: string | undefined
+  readonly correlationData?: Uint8Array | undefined
+  readonly userProperties?: Packet.UserProperties | undefined
+}
+
+/** What is looked at in a message, which may have its properties apart. */
+export interface Routed extends Described {
+  readonly properties?: Described | undefined
   readonly topic: string
   readonly payload: Uint8Array
   readonly qos: Packet.QoS
   readonly retain: boolean
 }
 
-/** A message of which further copies may come. */
-interface Seen {
+/** What copies of one message have in common. */
+interface Content {
   readonly topic: string
   readonly size: number
   readonly hash: number
+  /** What is said of it; empty if that is nothing. */
+  readonly about: string
+}
+
+/** A message of which further copies may come. */
+interface Seen extends Content {
   /** The weakest QoS at which those who have it got it. */
   readonly qos: Packet.QoS
-  /** The identifiers of the copies that have come; 0 stands for a copy without. */
+  /** The identifiers of the copies that have come. */
   readonly marks: Array<number>
+  /** The filters that they name. */
+  readonly named: Array<Entry>
   /** Whose members have it. */
   readonly served: Array<Entry>
   /** How many copies there would be if each subscription had its own. */
   readonly expected: number
-  readonly isShared: boolean
 }
 
 /** For whom a copy is. */
@@ -58,114 +81,150 @@ const comparedMaximum = 65_536
  * may run ahead of those of another.
  */
 const strikesMaximum = 1024
+/** Identifiers of subscriptions that have ended; where there are more, those that begin later prove nothing. */
+const endedMaximum = 4096
 
 export class OverlapCopies {
   #seen: Array<Seen> = []
   #strikes = 0
-  /** Whether retained messages have been seen to name the filter that they are for. */
-  #namesRetained = false
   /** Whether the server sends one copy for each subscription. */
-  splits = false
+  #splits = false
   /** Whether it has been seen that the copies for shared subscriptions name them. */
   #splitsShared = false
-  /** Whether all that the server has of the session was subscribed by this client and under this rule. */
+  /** Whether all that the server has of the session was subscribed by this client. */
   isOwn = false
+  /** Whether all that this client subscribed in it has its identifier if it overlaps. */
+  #isNamed = false
+  /** SUBSCRIBEs with an identifier. */
+  #named = 0
+  /** Identifiers of subscriptions that have ended. */
+  #ended = noSet<number>()
+  /** Whether more have ended than are remembered. */
+  #hasForgotten = false
 
   /** A connection began whose session is, or may be, a new one. */
   reset(isOwn: boolean): void {
+    this.#forget()
+    this.isOwn = isOwn
+  }
+
+  /** The session is one for which this client has not subscribed anything yet. */
+  trust(): void {
+    this.#isNamed = true
+    this.#ended.clear()
+    this.#hasForgotten = false
+  }
+
+  /** From now on filters are subscribed without identifiers, though they overlap. */
+  distrust(): void {
+    this.#forget()
+    this.#isNamed = false
+  }
+
+  #forget(): void {
     this.#seen = []
     this.#strikes = 0
-    this.#namesRetained = false
-    this.splits = false
+    this.#splits = false
     this.#splitsShared = false
-    this.isOwn = isOwn
   }
 
   /** The server is asked to change what it has, and may choose other identifiers from now on. */
   subscriptionsChange(): void {
-    if (!this.splits) this.#seen = []
+    if (!this.#splits) this.#seen = []
+  }
+
+  /** Somebody comes, who has not had what others have. */
+  membersChange(): void {
+    this.#seen = []
+  }
+
+  /** The filter is about to be subscribed with its identifier; gives the place of that in the order of all. */
+  begin(entry: Entry): number {
+    const order = ++this.#named
+    if (!entry.named && !this.#hasForgotten && !this.#ended.has(entry.identifier)) entry.namedAt = order
+    entry.named = true
+    return order
+  }
+
+  /** The filter is about to be unsubscribed, or may be gone. */
+  end(entry: Entry): void {
+    if (!entry.named) return
+    entry.steadyAt = Infinity
+    if (this.#ended.size < endedMaximum) this.#ended = ownSet(this.#ended).add(entry.identifier)
+    else this.#hasForgotten ||= !this.#ended.has(entry.identifier)
   }
 
   /** For whom a message is that came before and is handed over again. */
   reselect(identifiers: ReadonlyArray<number>, found: ReadonlyArray<Entry>): ReadonlyArray<Entry> {
     const named = namedBy(identifiers, found)
-    const pool = this.#poolOf(named, found)
-    return this.splits ? this.#narrow(named, pool) : pool
+    return named.length === 0 ? found : this.#narrow(named, found)
   }
 
   /** For whom a copy is that has just come; `found` are two or more filters that match. */
   select(message: Routed, identifiers: ReadonlyArray<number>, found: ReadonlyArray<Entry>): Selection {
     const named = namedBy(identifiers, found)
-    if (
-      named.length === found.length || (identifiers.length > 0 && named.length === 0) ||
-      (identifiers.length === 0 && !found.some((entry) => entry.named))
-    ) return { entries: found, served: nobody }
+    if (named.length === 0 || named.length === found.length) return { entries: found, served: nobody }
     // A retained message answers one SUBSCRIBE, which is the one that is named; unless retain flags are left as published.
-    if (message.retain && !found.some(keepsRetain)) {
-      this.#namesRetained ||= named.length > 0
-      if (this.#namesRetained) return { entries: named.length > 0 ? named : this.#narrow(named, found), served: nobody }
-    }
-    const pool = this.#poolOf(named, found)
-    const marks = identifiers.length === 0 ? [0] : identifiers
-    const isShared = named.some((entry) => entry.isShared)
+    if (message.retain && !found.some(keepsRetain)) return { entries: meant(named, found), served: nobody }
     const { payload, topic } = message
-    if (payload.length > comparedMaximum) {
-      return { entries: this.splits ? this.#narrow(named, pool) : pool, served: nobody }
+    // What answers a SUBSCRIBE has one identifier with every server, and cannot be told from other retained messages here.
+    if (!this.#isNamed || payload.length > comparedMaximum || (message.retain && !this.#splits)) {
+      return { entries: this.#narrow(named, found), served: nobody }
     }
-    const hash = hashOf(payload)
-    const before = this.#seen.findLast((seen) =>
-      seen.topic === topic && seen.size === payload.length && seen.hash === hash
-    )
-    if (before === undefined || before.marks.some((mark) => marks.includes(mark)) || !this.#isCopy(before, marks)) {
-      const entries = this.splits ? this.#narrow(named, pool) : pool
-      this.#remember({
-        topic,
-        size: payload.length,
-        hash,
-        qos: message.qos,
-        marks: [...marks],
-        served: [...entries],
-        expected: found.length,
-        isShared
-      })
-      return { entries, served: nobody }
+    const content: Content = { topic, size: payload.length, hash: hashOf(payload), about: describe(message) }
+    const before = this.#seen.findLast((seen) => isSame(seen, content))
+    if (before === undefined || before.marks.some((mark) => identifiers.includes(mark))) {
+      return this.#first(content, message.qos, identifiers, named, found)
     }
-    before.marks.push(...marks)
     // A shared subscription has a copy of its own with every server, so that says nothing of the others.
-    if (isShared || before.isShared) this.#splitsShared = true
-    else this.splits = true
-    const entries = this.splits ? this.#narrow(named, pool) : this.#poolOf(named, found)
+    const hasShared = before.named.some(isShared) || named.some(isShared)
+    const isProven = this.#splits || (hasShared && this.#splitsShared)
+    if (!isProven) {
+      if (!proves(before.named, named) && !proves(named, before.named)) {
+        return this.#first(content, message.qos, identifiers, named, found)
+      }
+      if (hasShared) this.#splitsShared = true
+      else this.#splits = true
+    }
+    const entries = this.#narrow(named, found)
     // What may be lost on its way is no substitute for what may not.
-    const served = before.qos >= message.qos ? [...before.served] : nobody
+    const had = before.qos >= message.qos ? servedFor(named, before) : nobody
+    // The first copy was for all, and if it comes again it is not: a durable subscription has to have its own.
+    const served = isProven ? had : had.filter((entry) => entry.durable === undefined)
+    before.marks.push(...identifiers)
+    before.named.push(...named)
     before.served.push(...entries)
     return { entries, served }
   }
 
-  /**
-   * Whether a second copy may be taken for one. Two identifiers say so. A copy with one and a copy without may as well be two
-   * messages of the same content, from before and after a filter was subscribed with its identifier, where the session has a
-   * past that this client does not know.
-   */
-  #isCopy(before: Seen, marks: ReadonlyArray<number>): boolean {
-    return this.isOwn || !(before.marks.includes(0) || marks.includes(0))
+  /** No copy of the message is known to have come. */
+  #first(
+    content: Content,
+    qos: Packet.QoS,
+    identifiers: ReadonlyArray<number>,
+    named: ReadonlyArray<Entry>,
+    found: ReadonlyArray<Entry>
+  ): Selection {
+    const entries = this.#narrow(named, found)
+    this.#remember({
+      ...content,
+      qos,
+      marks: [...identifiers],
+      named: [...named],
+      served: [...entries],
+      expected: found.length
+    })
+    return { entries, served: nobody }
   }
 
-  /** For whom a copy can be, as far as shared subscriptions go: what is for them is for them alone, and the rest is not. */
-  #poolOf(named: ReadonlyArray<Entry>, found: ReadonlyArray<Entry>): ReadonlyArray<Entry> {
-    if (!this.#splitsShared) return found
-    if (named.length > 0 && named.every((entry) => entry.isShared)) return named
-    return found.filter((entry) => !entry.isShared || !entry.named || named.includes(entry))
-  }
-
-  /**
-   * Those that are named; where none is, those that were subscribed without an identifier. In a session with a past, who was
-   * subscribed without one cannot be told from who is not meant.
-   */
+  /** For whom a copy can be, by what is known of the server. */
   #narrow(named: ReadonlyArray<Entry>, found: ReadonlyArray<Entry>): ReadonlyArray<Entry> {
-    if (named.length > 0) return this.isOwn ? named : found.filter((entry) => !entry.named || named.includes(entry))
-    if (!this.isOwn) return found
-    const bare = found.filter((entry) => entry.bare)
-    return bare.length > 0 ? bare : found
+    if (this.#splits) return meant(named, found)
+    if (!this.#splitsShared) return found
+    const others = meant(named, found)
+    // What is for shared subscriptions is for them alone, and the rest is not.
+    if (named.every(isShared)) return others.filter(isShared)
+    return found.filter((entry) => !entry.isShared || others.includes(entry))
   }
 
   #remember(seen: Seen): void {
@@ -173,18 +232,53 @@ export class OverlapCopies {
     if (this.#seen.length <= seenMaximum) return
     const { expected, marks } = this.#seen.shift()!
     if (marks.length > 1 || expected < 2) this.#strikes = 0
-    else if (this.splits && ++this.#strikes >= strikesMaximum) {
+    else if (this.#splits && ++this.#strikes >= strikesMaximum) {
       this.#strikes = 0
-      this.splits = false
+      this.#splits = false
+      this.#seen = []
     }
   }
 }
+
+/**
+ * Whether a copy for all that names one of these would name one of the others, too: the server has had that one ever since
+ * before it had the first of these.
+ */
+const proves = (some: ReadonlyArray<Entry>, others: ReadonlyArray<Entry>): boolean =>
+  some.some(({ namedAt }) => others.some(({ steadyAt }) => steadyAt < namedAt))
+
+const isShared = (entry: Entry): boolean => entry.isShared
+
+const isPartial = (entry: Entry): boolean => entry.isPartial
+
+/** Who has had the message of a copy. What a filter brings that does not bring every message, another such one may not. */
+const servedFor = (named: ReadonlyArray<Entry>, { served }: Seen): ReadonlyArray<Entry> => {
+  if (!named.every(isPartial)) return [...served]
+  const partial = served.filter(isPartial)
+  return partial.length === 1 && named.includes(partial[0]!) ? [...served] : served.filter((entry) => !entry.isPartial)
+}
+
+/** Those that are named, and those that may be meant without being named. */
+const meant = (named: ReadonlyArray<Entry>, found: ReadonlyArray<Entry>): ReadonlyArray<Entry> =>
+  found.filter((entry) => !entry.named || entry.isMixed || named.includes(entry))
 
 const namedBy = (identifiers: ReadonlyArray<number>, found: ReadonlyArray<Entry>): ReadonlyArray<Entry> =>
   identifiers.length === 0 ? nobody : found.filter((entry) => identifiers.includes(entry.identifier))
 
 const keepsRetain = ({ known, wanted }: Entry): boolean =>
   wanted?.retainAsPublished === true || (typeof known === "object" && known.retainAsPublished)
+
+const isSame = (one: Content, other: Content): boolean =>
+  one.topic === other.topic && one.size === other.size && one.hash === other.hash && one.about === other.about
+
+const describe = (message: Routed): string => {
+  const { contentType, correlationData, responseTopic, userProperties } = message.properties ?? message
+  if ((contentType ?? correlationData ?? responseTopic ?? userProperties) === undefined) return ""
+  const texts = hashOf(encoder.encode(JSON.stringify([contentType, responseTopic, userProperties])))
+  return `${texts} ${correlationData === undefined ? "" : hashOf(correlationData)}`
+}
+
+const encoder = new TextEncoder()
 
 /** 52 bits of two sums over all bytes, to compare messages without keeping them. */
 const hashOf = (bytes: Uint8Array): number => {

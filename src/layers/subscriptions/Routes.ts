@@ -11,7 +11,8 @@ import { TopicIndex } from "../../protocol/index.ts"
 import { OverlapCopies } from "./OverlapCopies.ts"
 import type { Routed } from "./OverlapCopies.ts"
 import type { Subscriber } from "../delivery/Subscriber.ts"
-import { rowOf } from "./SubscriptionEntry.ts"
+import { noMap, ownMap } from "../../protocol/EmptyCollections.ts"
+import { identify, rowOf } from "./SubscriptionEntry.ts"
 import type { Entry, Member, Membership } from "./SubscriptionEntry.ts"
 import { TopicMemo } from "./TopicMemo.ts"
 
@@ -69,44 +70,75 @@ const withdrawnMaximum = 256
 const countedMaximum = 16_384
 
 const noIdentifiers: ReadonlyArray<number> = []
+const noEntries: ReadonlyArray<Entry> = []
 
 export class Routes {
   readonly #index: Index.TopicIndex<Entry> = TopicIndex.make<Entry>(4)
-  readonly #plans: TopicMemo<Plan> = new TopicMemo((topic) =>
-    planOf(this.#index.matching(topic), this.#withdrawn.size === 0 ? [] : this.#withdrawnIndex.matching(topic))
-  )
-  readonly #withdrawn = new Map<string, Entry>()
-  readonly #withdrawnIndex: Index.TopicIndex<Entry> = TopicIndex.make<Entry>(4)
+  /** Made for the first message. */
+  #plans: TopicMemo<Plan> | undefined
+  #withdrawn = noMap<string, Entry>()
+  /** Made for the first filter that is unsubscribed. */
+  #withdrawnIndex: Index.TopicIndex<Entry> | undefined
   readonly copies: OverlapCopies = new OverlapCopies()
-  /** Filters in the index. */
+  /** Filters in the index, and those of them that overlap no other one. */
   #filters = 0
+  #alone = 0
+  /** What identifiers are shifted by. */
+  shift = 0
   #counted = 0
 
   // ---------------------------------------------------------------------------
   // filters
   // ---------------------------------------------------------------------------
 
-  add(entry: Entry): void {
-    if (entry.isRouted) return
+  /** Gives those among `all` that overlap another one from now on, and did not before. */
+  add(entry: Entry, all: Iterable<Entry>): ReadonlyArray<Entry> {
+    if (entry.isRouted) return noEntries
     entry.isRouted = true
     this.#restore(entry.filter)
-    entry.overlaps ||= entry.isShared || this.#index.overlaps(entry.filter)
+    const others = this.#overlap(entry, all)
+    if (!entry.overlaps) this.#alone++
     this.#index.add(entry.filter, entry)
-    this.#plans.clear()
-    this.#plans.scaleTo(++this.#filters)
+    this.#plans?.clear()
+    this.#filters++
+    this.#plans?.scaleTo(this.#filters)
+    return others
+  }
+
+  #overlap(entry: Entry, all: Iterable<Entry>): ReadonlyArray<Entry> {
+    if (this.#alone === 0) {
+      entry.overlaps ||= entry.isShared || this.#index.overlaps(entry.filter)
+      return noEntries
+    }
+    const overlapping = this.#index.overlapping(entry.filter)
+    entry.overlaps ||= entry.isShared || overlapping === undefined || overlapping.length > 0
+    const others: Array<Entry> = []
+    // Where they are too many to be looked at, all do.
+    for (const other of overlapping ?? all) {
+      if (other === entry || !other.isRouted || other.overlaps) continue
+      other.overlaps = true
+      other.isCommon = true
+      identify(other, this.shift)
+      this.#alone--
+      others.push(other)
+    }
+    return others
   }
 
   remove(entry: Entry): void {
     if (!entry.isRouted) return
     entry.isRouted = false
+    if (!entry.overlaps) this.#alone--
     this.forget(entry)
     this.#index.remove(entry.filter, entry)
-    this.#plans.clear()
-    this.#plans.scaleTo(--this.#filters)
+    this.#plans?.clear()
+    this.#filters--
+    this.#plans?.scaleTo(this.#filters)
   }
 
   addMember(entry: Entry, membership: Membership): void {
     entry.members.set(membership.member, membership)
+    this.copies.membersChange()
     this.changed(entry)
   }
 
@@ -119,26 +151,37 @@ export class Routes {
   /** Its members have changed, or how it is subscribed. */
   changed(entry: Entry): void {
     entry.row = undefined
-    this.#plans.clear()
+    this.#plans?.clear()
   }
 
   /** The filter is about to be unsubscribed: what still comes for it needs no taker. */
   withdraw(entry: Entry): void {
     this.#restore(entry.filter)
-    this.#withdrawn.set(entry.filter, entry)
-    this.#withdrawnIndex.add(entry.filter, entry)
-    this.#plans.clear()
+    this.#withdrawn = ownMap(this.#withdrawn).set(entry.filter, entry)
+    ;(this.#withdrawnIndex ??= TopicIndex.make<Entry>(4)).add(entry.filter, entry)
+    this.#plans?.clear()
     if (this.#withdrawn.size <= withdrawnMaximum) return
     const [oldest] = this.#withdrawn.keys()
     this.#restore(oldest!)
+  }
+
+  #withdrawnMatching(topic: string): ReadonlyArray<Entry> {
+    return this.#withdrawn.size === 0 ? noEntries : this.#withdrawnIndex!.matching(topic)
+  }
+
+  #makePlans(): TopicMemo<Plan> {
+    const plans = new TopicMemo((topic: string) => planOf(this.#index.matching(topic), this.#withdrawnMatching(topic)))
+    plans.scaleTo(this.#filters)
+    this.#plans = plans
+    return plans
   }
 
   #restore(filter: string): void {
     const entry = this.#withdrawn.get(filter)
     if (entry === undefined) return
     this.#withdrawn.delete(filter)
-    this.#withdrawnIndex.remove(filter, entry)
-    this.#plans.clear()
+    this.#withdrawnIndex!.remove(filter, entry)
+    this.#plans?.clear()
   }
 
   /** A connection began. `isNew`: its session is, or may be, a new one; `isOwn`: and is ours from its beginning. */
@@ -153,7 +196,7 @@ export class Routes {
 
   /** Whether the topic belongs to a filter that is being, or was just, unsubscribed. */
   isWithdrawn(topic: string): boolean {
-    return this.#withdrawn.size > 0 && this.#withdrawnIndex.matching(topic).length > 0
+    return this.#withdrawnMatching(topic).length > 0
   }
 
   /**
@@ -161,12 +204,12 @@ export class Routes {
    * it when the message arrived.
    */
   isForWithdrawn(topic: string, arrival: number): boolean {
-    return this.#withdrawnIndex.matching(topic).some((entry) => entry.askedAt <= arrival)
+    return this.#withdrawnMatching(topic).some((entry) => entry.askedAt <= arrival)
   }
 
   /** Whether the topic belongs to a durable subscription, whose taker may come at any time. */
   isDurable(topic: string): boolean {
-    return this.#plans.get(topic).found.some((entry) => entry.durable !== undefined)
+    return (this.#plans ?? this.#makePlans()).get(topic).found.some((entry) => entry.durable !== undefined)
   }
 
   // ---------------------------------------------------------------------------
@@ -184,7 +227,7 @@ export class Routes {
     f: (subscriber: Subscriber) => void,
     onIdle?: (filter: string) => void
   ): Fate {
-    const plan = this.#plans.get(message.topic)
+    const plan = (this.#plans ?? this.#makePlans()).get(message.topic)
     const { found, isPlain, takers } = plan
     if (isPlain && identifiers === undefined && !message.retain) {
       for (let i = 0; i < takers.length; i++) f(takers[i]!)

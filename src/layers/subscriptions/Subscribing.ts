@@ -46,7 +46,7 @@ const makeSubscriber = (core: ClientCore, options: SubscribeOptions, batchMaximu
     bytes: options.bufferBytes ?? defaultBufferBytes,
     overflow: options.overflow ?? "sliding",
     batchMaximum: batchMaximum ?? (options.ack === "manual" ? manualBatch : undefined)
-  }, core.hooks)
+  }, core)
 
 /**
  * Says what the subscriber may hold, and takes what an earlier one left in the store; gives the problem if that cannot be. To

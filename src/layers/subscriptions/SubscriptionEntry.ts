@@ -12,10 +12,17 @@ import type { Subscriber } from "../delivery/Subscriber.ts"
 /** One filter. */
 export interface Entry {
   readonly filter: string
-  /** What it is subscribed with where messages shall say whom they are for. */
-  readonly identifier: number
+  /**
+   * What it is subscribed with where messages shall say whom they are for: its own if it overlapped others when it came, or
+   * that of all which did not and are overlapped by a later one. Those do not overlap each other.
+   */
+  identifier: number
+  /** Whether that is the common one. */
+  isCommon: boolean
   readonly isShared: boolean
-  /** Whether it had topics in common with others when it came, so that it needs its identifier. */
+  /** Whether it does not bring all messages that match: it is shared, or was not for the client's own since the session began. */
+  isPartial: boolean
+  /** Whether it has, or had, topics in common with others, so that it needs its identifier. */
   overlaps: boolean
   /** Whether messages are routed to it. */
   isRouted: boolean
@@ -23,9 +30,17 @@ export interface Entry {
   wanted: Packet.SubscriptionRequest | undefined
   /** What the server was last known to have; `unknown` when an answer was lost. */
   known: Packet.SubscriptionRequest | "none" | "unknown"
-  /** Whether it was subscribed with its identifier, or without it, since the session began. */
+  /** Whether it was subscribed with its identifier since the session began. */
   named: boolean
-  bare: boolean
+  /** The place of the first time in the order of all; 0 if its identifier was in use before in the session. */
+  namedAt: number
+  /**
+   * The place of the time since which the server has had it so without a break, for all messages; `Infinity` if that is not
+   * sure.
+   */
+  steadyAt: number
+  /** Whether the server had, or may have had, it without its identifier while others had theirs. */
+  isMixed: boolean
   granted: Packet.QoS
   /** How many messages had arrived when the server was first asked for it: those before are not its. */
   askedAt: number
@@ -62,6 +77,8 @@ export interface Operation {
   readonly entries: ReadonlyArray<Entry>
   readonly requests: ReadonlyArray<Packet.SubscriptionRequest>
   readonly identifier: number | undefined
+  /** The place of the SUBSCRIBE among all that have an identifier. */
+  order: number
   /** For each entry, who waits for this very answer: those who came later may want something else. */
   readonly asking: ReadonlyArray<ReadonlySet<Member>>
 }
@@ -80,16 +97,20 @@ export interface Member {
   readonly onStatus?: ((status: SubscriptionStatus) => void) | undefined
 }
 
-export const makeEntry = (filter: string): Entry => ({
+export const makeEntry = (filter: string, shift: number): Entry => ({
   filter,
-  identifier: SubscriptionIdentifier.of(filter),
+  identifier: SubscriptionIdentifier.shifted(SubscriptionIdentifier.of(filter), shift),
+  isCommon: false,
   isShared: TopicFilter.parseShared(filter) !== undefined,
+  isPartial: TopicFilter.parseShared(filter) !== undefined,
   overlaps: false,
   isRouted: false,
   wanted: undefined,
   known: "none",
   named: false,
-  bare: false,
+  namedAt: 0,
+  steadyAt: Infinity,
+  isMixed: false,
   askedAt: Infinity,
   granted: 0,
   refused: undefined,
@@ -102,6 +123,12 @@ export const makeEntry = (filter: string): Entry => ({
   rounds: 0,
   copies: undefined
 })
+
+/** Computes the identifier. */
+export const identify = (entry: Entry, shift: number): void => {
+  const identifier = entry.isCommon ? SubscriptionIdentifier.common : SubscriptionIdentifier.of(entry.filter)
+  entry.identifier = SubscriptionIdentifier.shifted(identifier, shift)
+}
 
 export const rowOf = (entry: Entry): ReadonlyArray<Membership> => entry.row ??= [...entry.members.values()]
 

@@ -8,7 +8,7 @@
  * @since 0.1.0
  */
 import type { Packet } from "../../protocol/index.ts"
-import { ProtocolFault, ReasonCode, TopicFilter, Utf8 } from "../../protocol/index.ts"
+import { ProtocolFault, ReasonCode, SubscriptionIdentifier, TopicFilter, Utf8 } from "../../protocol/index.ts"
 import type { PacketIds } from "../../protocol/PacketId.ts"
 import { InvalidSubscription, NotSupportedByServer, SubscriptionRefused } from "../../services/MqttError.ts"
 import type { SubscribeReason } from "../../services/MqttError.ts"
@@ -22,6 +22,7 @@ import type { Subscriber } from "../delivery/Subscriber.ts"
 import {
   awaiting,
   forgetRounds,
+  identify,
   isGranted,
   isSame,
   makeEntry,
@@ -30,6 +31,7 @@ import {
   wantedOf
 } from "./SubscriptionEntry.ts"
 import type { Entry, Member, Operation } from "./SubscriptionEntry.ts"
+import { noMap, noSet, ownMap, ownSet } from "../../protocol/EmptyCollections.ts"
 
 export type { Member } from "./SubscriptionEntry.ts"
 
@@ -43,23 +45,29 @@ const filterBytes = 3
 const operationsMaximum = 16_384
 
 export class Subscriptions {
-  readonly #entries = new Map<string, Entry>()
+  #entries = noMap<string, Entry>()
   readonly #routes = new Routes()
   /** How many QoS 1 and 2 messages have arrived. */
-  arrivals: () => number = () => 0
+  inbox: { readonly arrivals: number } = { arrivals: 0 }
+  random: () => number = () => 0
+  /** Whether a connection began before. */
+  #hasBegun = false
+  /** What the server has without an identifier and is to have with it, before anything else gets one. */
+  #toName = noSet<Entry>()
   /** What is to be subscribed, and what to be unsubscribed. */
-  readonly #toSubscribe = new Set<Entry>()
-  readonly #toUnsubscribe = new Set<Entry>()
-  readonly #operations = new Map<number, Operation>()
+  #toSubscribe = noSet<Entry>()
+  #toUnsubscribe = noSet<Entry>()
+  #operations = noMap<number, Operation>()
   /** The filters that are declared to be durable. */
-  #durable: ReadonlySet<string> = new Set()
+  #durable: ReadonlySet<string> = noSet<string>()
   #negotiated: Negotiated | undefined
   /** Whether identifiers may be sent on this connection. */
   #identifies = false
 
   /** Whether something is to be sent. */
   get isDirty(): boolean {
-    return (this.#toSubscribe.size > 0 || this.#toUnsubscribe.size > 0) && this.#operations.size < operationsMaximum
+    const due = this.#toName.size + this.#toSubscribe.size + this.#toUnsubscribe.size
+    return due > 0 && this.#operations.size < operationsMaximum
   }
 
   get operations(): number {
@@ -98,7 +106,7 @@ export class Subscriptions {
 
   /** Declares the durable subscriptions; those that are not declared any more are unsubscribed. */
   declare(requests: ReadonlyArray<Packet.SubscriptionRequest>): void {
-    const filters = new Set(requests.map((request) => request.filter))
+    const filters = requests.length === 0 ? noSet<string>() : new Set(requests.map((request) => request.filter))
     for (const filter of this.#durable) {
       const entry = this.#entries.get(filter)
       if (entry === undefined || filters.has(filter)) continue
@@ -191,8 +199,8 @@ export class Subscriptions {
   #entry(filter: string): Entry {
     let entry = this.#entries.get(filter)
     if (entry === undefined) {
-      entry = makeEntry(filter)
-      this.#entries.set(filter, entry)
+      entry = makeEntry(filter, this.#routes.shift)
+      this.#entries = ownMap(this.#entries).set(filter, entry)
     }
     return entry
   }
@@ -200,8 +208,16 @@ export class Subscriptions {
   /** Computes what is wanted; `isLeft`: if nothing is, the filter was left by those who had it. */
   #update(entry: Entry, isLeft = true): void {
     entry.wanted = wantedOf(entry)
-    if (entry.wanted !== undefined) this.#routes.add(entry)
-    else if (entry.isRouted) {
+    if (entry.wanted !== undefined) {
+      // What the server has, may have, or is about to have, without its identifier can only be named later.
+      if (!entry.isRouted && !entry.named) {
+        entry.isMixed ||= entry.known !== "none" || entry.operation !== undefined || !this.#routes.copies.isOwn
+      }
+      for (const other of this.#routes.add(entry, this.#entries.values())) {
+        other.isMixed ||= other.operation !== undefined
+        this.#check(other)
+      }
+    } else if (entry.isRouted) {
       this.#routes.remove(entry)
       // What the server was never asked for is not unsubscribed: a session of an earlier process may have the filter.
       if (isLeft && (entry.known !== "none" || entry.operation !== undefined)) this.#routes.withdraw(entry)
@@ -214,13 +230,18 @@ export class Subscriptions {
     if (entry.operation !== undefined) return
     if (entry.wanted === undefined) {
       if (entry.known === "none") this.#entries.delete(entry.filter)
-      else this.#toUnsubscribe.add(entry)
-    } else if (entry.refused === undefined && (!isGranted(entry) || entry.asksRetained)) {
-      this.#toSubscribe.add(entry)
+      else this.#toUnsubscribe = ownSet(this.#toUnsubscribe).add(entry)
+    } else if (entry.refused === undefined) {
+      if (entry.known !== "none" && !entry.named && this.#identifierOf(entry) !== undefined) {
+        this.#toName = ownSet(this.#toName).add(entry)
+      } else if (!isGranted(entry) || entry.asksRetained) {
+        this.#toSubscribe = ownSet(this.#toSubscribe).add(entry)
+      }
     }
   }
 
   #settled(entry: Entry): void {
+    this.#toName.delete(entry)
     this.#toSubscribe.delete(entry)
     this.#toUnsubscribe.delete(entry)
   }
@@ -247,12 +268,20 @@ export class Subscriptions {
     this.#identifies = identifies && negotiated.protocolVersion === 5 && negotiated.subscriptionIdentifierAvailable
     this.#operations.clear()
     const isNew = !resumes || isInDoubt
+    // Of what is resumed for an earlier run it is not known what was subscribed.
+    const isOther = !resumes || !this.#hasBegun
+    this.#hasBegun = true
     this.#routes.begin(isNew, resumes, resumes ? this.#routes.copies.isOwn : !negotiated.sessionPresent)
+    if (isOther) this.#routes.copies.trust()
+    if (!this.#identifies) this.#routes.copies.distrust()
+    if (isOther) this.#routes.shift = negotiated.sessionPresent ? SubscriptionIdentifier.shiftBy(this.random()) : 0
     const renewed: Array<string> = []
     for (const entry of [...this.#entries.values()]) {
       if (entry.operation !== undefined) {
         entry.operation = undefined
         entry.known = "unknown"
+        entry.steadyAt = Infinity
+        entry.isMixed = true
       }
       entry.refused = undefined
       if (isNew) {
@@ -263,11 +292,19 @@ export class Subscriptions {
         if (entry.wanted !== undefined && entry.known !== "none") renewed.push(entry.filter)
         entry.known = "none"
         entry.named = false
+        entry.isPartial = entry.isShared
+        entry.namedAt = 0
+        entry.steadyAt = Infinity
         this.#routes.changed(entry)
-        entry.bare = false
       } else if (isInDoubt && typeof entry.known === "object") {
         if (entry.wanted !== undefined) renewed.push(entry.filter)
         entry.known = "unknown"
+        entry.steadyAt = Infinity
+        entry.isMixed = true
+      }
+      if (isOther) {
+        entry.isMixed = negotiated.sessionPresent
+        identify(entry, this.#routes.shift)
       }
       // An earlier process may have subscribed to it.
       if (entry.known === "none" && entry.durable !== undefined && negotiated.sessionPresent) entry.known = "unknown"
@@ -286,27 +323,42 @@ export class Subscriptions {
    */
   nextPacket(ids: PacketIds): Packet.Subscribe | Packet.Unsubscribe | undefined {
     const isFull = this.#operations.size >= operationsMaximum
-    const subscribe = isFull ? [] : this.#pick(this.#toSubscribe)
-    const entries = subscribe.length > 0 || isFull ? subscribe : this.#pick(this.#toUnsubscribe)
+    let entries: ReadonlyArray<Entry> = []
+    let kind: Operation["kind"] = "subscribe"
+    if (!isFull) {
+      entries = this.#pick(this.#toName)
+      if (entries.length === 0) entries = this.#pick(this.#toSubscribe)
+      if (entries.length === 0) {
+        kind = "unsubscribe"
+        entries = this.#pick(this.#toUnsubscribe)
+      }
+    }
     const packetId = entries.length === 0 ? undefined : ids.next()
     if (packetId === undefined) return undefined
-    const kind = subscribe.length > 0 ? "subscribe" : "unsubscribe"
-    const identifier = kind === "subscribe" ? this.#identifierOf(entries[0]!) : undefined
-    const requests = subscribe.map((entry) => nextRequest(entry, this.#negotiated?.protocolVersion ?? 5))
-    const operation: Operation = { kind, entries, requests, identifier, asking: entries.map(awaiting) }
-    this.#operations.set(packetId, operation)
+    const isSubscribe = kind === "subscribe"
+    const identifier = isSubscribe ? this.#identifierOf(entries[0]!) : undefined
+    const requests = isSubscribe
+      ? entries.map((entry) => nextRequest(entry, this.#negotiated?.protocolVersion ?? 5))
+      : []
+    const operation: Operation = { kind, entries, requests, identifier, order: 0, asking: entries.map(awaiting) }
+    this.#operations = ownMap(this.#operations).set(packetId, operation)
     for (const entry of entries) {
       entry.operation = operation
       this.#settled(entry)
     }
-    this.#routes.copies.subscriptionsChange()
-    if (kind === "unsubscribe") {
+    const { copies } = this.#routes
+    copies.subscriptionsChange()
+    if (!isSubscribe) {
+      for (const entry of entries) copies.end(entry)
       return { _tag: "Unsubscribe", packetId, filters: entries.map((entry) => entry.filter), properties: undefined }
     }
     for (const entry of entries) {
-      entry.askedAt = Math.min(entry.askedAt, this.arrivals())
-      if (identifier === undefined) entry.bare = true
-      else entry.named = true
+      entry.askedAt = Math.min(entry.askedAt, this.inbox.arrivals)
+      if (identifier !== undefined) operation.order = copies.begin(entry)
+      if (entry.wanted!.noLocal) {
+        entry.isPartial = true
+        entry.steadyAt = Infinity
+      }
       this.#routes.changed(entry)
     }
     const userProperties = entries[0]!.userProperties ?? []
@@ -352,6 +404,9 @@ export class Subscriptions {
       if (reasonCode < 0x80) {
         const isOther = typeof entry.known === "object" && entry.granted !== reasonCode
         entry.known = operation.requests[index]!
+        if (operation.identifier !== undefined && !entry.known.noLocal) {
+          entry.steadyAt = Math.min(entry.steadyAt, operation.order)
+        }
         entry.granted = reasonCode as Packet.QoS
         this.#check(entry)
         const answered = this.#isAnswered(entry) ? awaiting(entry) : operation.asking[index]!
@@ -363,9 +418,13 @@ export class Subscriptions {
       } else if (reasonCode === 0xa1 && operation.identifier !== undefined) {
         // The server takes no identifiers, though it did not say so.
         this.#identifies = false
-        if (isGranted(entry)) entry.asksRetained = true
+        this.#routes.copies.distrust()
+        for (const other of [...this.#toName]) this.#check(other)
+        if (isGranted(entry) && operation.requests[index]!.retainHandling === 0) entry.asksRetained = true
         this.#check(entry)
       } else {
+        entry.steadyAt = Infinity
+        entry.isMixed = true
         const name = ReasonCode.nameOf(reasonCode)
         this.#refuse(
           entry,
@@ -411,12 +470,13 @@ export class Subscriptions {
     for (const member of this.#members()) member.onStatus?.({ _tag: "Lost" })
   }
 
-  /** What the next packet has room for. What an identifier is sent with has a packet of its own. */
+  /** What the next packet has room for. What has an identifier of its own has a packet of its own. */
   #pick(due: ReadonlySet<Entry>): ReadonlyArray<Entry> {
     const picked: Array<Entry> = []
     const limit = Math.min(this.#negotiated?.maximumPacketSize ?? Infinity, 65536)
     let bytes = 0
     let passed = 0
+    let common: number | undefined
     for (const entry of due) {
       const problem = entry.wanted === undefined ? undefined : this.#unsupported(entry.wanted)
       if (problem !== undefined) {
@@ -427,14 +487,16 @@ export class Subscriptions {
       const size = Utf8.encodedLength(entry.filter) + filterBytes
       if (picked.length === 0) {
         bytes = headerBytes + (entry.wanted === undefined ? 0 : sizeOf(entry.userProperties))
+        common = identifier
         // User properties and identifiers belong to the whole packet.
-      } else if (identifier !== undefined || entry.userProperties !== picked[0]!.userProperties) {
+      } else if (identifier !== common || entry.userProperties !== picked[0]!.userProperties) {
         if (++passed === filtersPerPacket) break
         continue
       } else if (bytes + size > limit) break
       bytes += size
       picked.push(entry)
-      if (identifier !== undefined || picked.length === filtersPerPacket) break
+      const isAlone = identifier !== undefined && !entry.isCommon
+      if (isAlone || picked.length === filtersPerPacket) break
     }
     return picked
   }
@@ -476,6 +538,7 @@ export class Subscriptions {
     }
     entry.known = "none"
     entry.refused = reason
+    this.#routes.copies.end(entry)
     this.#settled(entry)
     for (const member of [...entry.members.keys()]) this.#exclude(member, entry, reason)
     // Nobody is left who wants it, unless it is durable.

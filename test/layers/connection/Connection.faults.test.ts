@@ -73,6 +73,8 @@ const prepare = Effect.fnUntraced(function*(client: MqttClientService, peer: Pee
 
 const optionsOf = ({ id, pre, ver }: Pick<Vector, "id" | "pre" | "ver">): Partial<ClientOptions> => ({
   protocolVersion: versionOf({ ver }),
+  // The second filter overlaps the first one, which would be subscribed again.
+  subscriptionIdentifiers: false,
   ...(id === "M-SIZE-1" ? { maximumPacketSize: 64 } : {}),
   ...(pre.includes("Problem Information 0") ? { requestProblemInformation: false } : {}),
   ...(pre.includes("Topic Alias Maximum 2") || id === "M-ALIAS-1" ? { topicAliasMaximum: 2 } : {}),

@@ -275,7 +275,7 @@ describe("ManualMessages", () => {
           yield* ending.leave
           assert.deepStrictEqual((yield* sent(peer, version)).map((words) => words.split(" ")[0]), ["unsubscribe"])
           assert.deepStrictEqual(fast.seen, ["a", "a"])
-          yield* send(peer, version, unsuback(3, 0))
+          yield* send(peer, version, unsuback(version === 5 ? 4 : 3, 0))
           const next = yield* receive((yield* manual(client, peer, version)).messages)
           yield* (yield* next.take).ack
           yield* (yield* next.take).ack
@@ -294,7 +294,7 @@ describe("ManualMessages", () => {
           yield* take
           yield* slow.take
           yield* ending.leave
-          yield* send(peer, version, unsuback(3, 0))
+          yield* send(peer, version, unsuback(version === 5 ? 4 : 3, 0))
           yield* slow.goOn
           assert.deepStrictEqual((yield* sent(peer, version)).map((words) => words.split(" ")[0]), ["unsubscribe"])
           const next = yield* receive((yield* manual(client, peer, version)).messages)

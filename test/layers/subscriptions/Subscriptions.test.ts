@@ -396,7 +396,7 @@ describe("Subscriptions", () => {
       const ended = yield* start(reasonOf(Stream.runDrain(wildcard.messages)))
       yield* subscribed(client, peer, 5, "a")
       const second = yield* drop(server, "20 05 00 00 02 28 00")
-      yield* expectWords(second, 5, "subscribe 3 a:0")
+      yield* expectWords(second, 5, "subscribe 4 a:0")
       assert.strictEqual((yield* Fiber.join(ended))._tag, "NotSupportedByServer")
     })))
 
