@@ -2,25 +2,34 @@
  * What of a client outlives its connections: session, outbox, inbox and subscriptions, and the rules between them.
  *
  * A connection hands it what was received and asks it what to send next; both are plain calls that never wait. It opens no
- * connections, decides on no reconnect, and starts no fibers.
+ * connections and decides on no reconnect. A fiber that looks at the time for it runs only while there is something to wait
+ * for.
  *
  * @since 0.1.0
  */
 import type * as Clock from "effect/Clock"
+import type * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
 import type { Packet, PacketCodec } from "../protocol/index.ts"
 import { ProtocolFault, Session } from "../protocol/index.ts"
+import type { AckResult, Message } from "../services/Message.ts"
 import { PacketTooLarge, PublishAbandoned } from "../services/MqttError.ts"
 import type { ClientClosed, ClientHalted } from "../services/MqttError.ts"
 import type { ResolvedOptions } from "../services/ResolvedOptions.ts"
 import type { DropReason, Negotiated, Stats } from "../services/Status.ts"
 import type { Committer } from "./store/Committer.ts"
+import { noArray, noSet, ownArray, ownSet } from "../protocol/EmptyCollections.ts"
 import { Events } from "./Events.ts"
 import { Inbound } from "./delivery/Inbound.ts"
 import { Inbox } from "./delivery/Inbox.ts"
+import type { InboxHooks, Receipt } from "./delivery/Inbox.ts"
 import type { Journal } from "./store/Journal.ts"
 import { cannotAcknowledge, Outbound } from "./publishing/Outbound.ts"
 import { Outbox } from "./publishing/Outbox.ts"
 import type { Entry, Outcome } from "./publishing/Outbox.ts"
+import { ParkedExpiry } from "./delivery/ParkedExpiry.ts"
 import { PublishIds } from "./publishing/PublishIds.ts"
 import { SlowConsumers } from "./delivery/SlowConsumers.ts"
 import type { Hooks } from "./delivery/Delivery.ts"
@@ -36,7 +45,7 @@ interface Waiter {
   readonly resume: (cause: ClientHalted | ClientClosed | undefined) => void
 }
 
-export class ClientCore {
+export class ClientCore implements Hooks, InboxHooks {
   readonly session: Session.Session<Entry> = Session.make<Entry>()
   readonly subscriptions: Subscriptions = new Subscriptions()
   readonly events: Events = new Events()
@@ -61,66 +70,41 @@ export class ClientCore {
    * one for it, which it then says is present.
    */
   isSessionInDoubt = false
-  /** Called when a message was parked, so that somebody looks at the time. */
-  onParked: () => void = () => {}
+  /** What fibers of the client run with that are not there from the beginning. */
+  services: Context.Context<never> | undefined
   #dropped = 0
   /** Set while nothing can be sent and nothing will be: what is asked for then fails with it. */
   #gate: ClientHalted | ClientClosed | undefined
   /** Outcomes whose callers run when the present batch is done, and not in the middle of a change of state. */
-  #outcomes: Array<() => void> = []
+  #outcomes: Array<() => void> = noArray()
   /** The callers of publishes that are over, each with the outcome and the entry behind it; so none takes a closure. */
-  #ended: Array<Resume | Outcome | Entry> = []
+  #ended: Array<Resume | Outcome | Entry> = noArray()
   #inBatch = false
   /** Whether bytes that were collected are not yet handed to the socket. */
   writing = false
-  readonly #ready = new Set<Subscriber>()
-  readonly #lagging = new Set<Subscriber>()
-  readonly slow: SlowConsumers = new SlowConsumers(this)
-  readonly #waiters = new Set<Waiter>()
-
-  /** For subscribers of this client. */
-  readonly hooks: Hooks = {
-    settle: (receipt) => {
-      this.inbox.settle(receipt)
-      this.wakeWriter()
-    },
-    settleAs: (receipt, reasonCode) => {
-      const standing = this.inbox.standing(receipt)
-      this.inbox.settle(receipt, reasonCode)
-      this.wakeWriter()
-      return standing
-    },
-    giveBack: (receipt, isBegun, durable) => this.inbound.giveBack(receipt, isBegun, durable),
-    onDrop: (message) => this.drop(message.topic, message.qos, "buffer"),
-    onReady: (subscriber) => {
-      this.#ready.add(subscriber)
-      if (!this.#inBatch) this.endBatch()
-    },
-    onLagging: (subscriber) => this.#lagging.add(subscriber),
-    onHolding: (subscriber) => this.slow.watch(subscriber),
-    now: () => this.now()
-  }
+  #ready = noSet<Subscriber>()
+  #lagging = noSet<Subscriber>()
+  #slow: SlowConsumers | undefined
+  #parkedExpiry: ParkedExpiry | undefined
+  #waiters = noSet<Waiter>()
 
   constructor(options: ResolvedOptions, clock: Clock.Clock) {
     this.#options = options
     this.#clock = clock
-    this.outbox = new Outbox(options.outbox, {
-      onDrop: (entry) => this.drop(entry.topic, entry.qos, "outbox"),
-      finish: (entry, outcome) =>
-        outcome._tag === "Failed" ? this.outbound.end(entry, outcome) : this.finish(entry, outcome)
-    })
-    this.inbox = new Inbox(this.session, options, {
-      onUnclaimed: (message) => this.drop(message.topic, message.qos, "unclaimed"),
-      onOwed: (receipt) => this.inbound.onOwed(receipt),
-      onRefused: (packet) => this.inbound.onRefused(packet)
-    })
-    this.subscriptions.arrivals = () => this.inbox.arrivals
+    this.outbox = new Outbox(options.outbox, this.outbound)
+    this.inbox = new Inbox(this.session, options, this)
+    this.subscriptions.inbox = this.inbox
     this.subscriptions.declare(options.subscriptions)
   }
 
   /** Milliseconds of the monotonic clock. */
   now(): number {
     return Number(this.#clock.monotonicTimeNanosUnsafe()) / 1e6
+  }
+
+  /** Sleeps by the clock of the client. */
+  sleep(millis: number): Effect.Effect<void> {
+    return this.#clock.sleep(Duration.millis(millis))
   }
 
   get options(): ResolvedOptions {
@@ -153,9 +137,79 @@ export class ClientCore {
     this.#wakeWriter?.()
   }
 
+  /** Starts a fiber that is needed only now, once the present change of state is over; what starts it has to end it. */
+  fork(effect: Effect.Effect<void>): Fiber.Fiber<void> | undefined {
+    const { services } = this
+    return services && Effect.runForkWith(services)(Effect.andThen(Effect.yieldNow, effect))
+  }
+
+  /** A message was parked. */
+  onParked(): void {
+    ;(this.#parkedExpiry ??= new ParkedExpiry(this)).start()
+  }
+
+  /** Ends the fiber that looks after slow consumers. */
+  get stopSlow(): Effect.Effect<void> {
+    return this.#slow?.stop ?? Effect.void
+  }
+
+  /** Ends the fiber that looks after parked messages. */
+  get stopParked(): Effect.Effect<void> {
+    return this.#parkedExpiry?.stop ?? Effect.void
+  }
+
   drop(topic: string, qos: Packet.QoS, why: DropReason): void {
     this.#dropped++
     if (this.events.isWatched) this.events.emit({ _tag: "MessageDropped", topic, qos, why })
+  }
+
+  // ---------------------------------------------------------------------------
+  // what the inbox and subscribers tell
+  // ---------------------------------------------------------------------------
+
+  onUnclaimed(message: Message): void {
+    this.drop(message.topic, message.qos, "unclaimed")
+  }
+
+  onOwed(receipt: Receipt): void {
+    this.inbound.onOwed(receipt)
+  }
+
+  onRefused(packet: Packet.Publish): void {
+    this.inbound.onRefused(packet)
+  }
+
+  settle(receipt: Receipt): void {
+    this.inbox.settle(receipt)
+    this.wakeWriter()
+  }
+
+  settleAs(receipt: Receipt, reasonCode: number): AckResult {
+    const standing = this.inbox.standing(receipt)
+    this.inbox.settle(receipt, reasonCode)
+    this.wakeWriter()
+    return standing
+  }
+
+  giveBack(receipt: Receipt, isBegun: boolean, durable: ReadonlyArray<string>): void {
+    this.inbound.giveBack(receipt, isBegun, durable)
+  }
+
+  onDrop(message: Message): void {
+    this.drop(message.topic, message.qos, "buffer")
+  }
+
+  onReady(subscriber: Subscriber): void {
+    this.#ready = ownSet(this.#ready).add(subscriber)
+    if (!this.#inBatch) this.endBatch()
+  }
+
+  onLagging(subscriber: Subscriber): void {
+    this.#lagging = ownSet(this.#lagging).add(subscriber)
+  }
+
+  onHolding(subscriber: Subscriber): void {
+    ;(this.#slow ??= new SlowConsumers(this)).watch(subscriber)
   }
 
   // ---------------------------------------------------------------------------
@@ -200,7 +254,7 @@ export class ClientCore {
     )
     if (filters.length > 0) this.events.emit({ _tag: "Resubscribed", filters })
     wakeWriter()
-    this.slow.wake()
+    this.#slow?.wake()
   }
 
   /**
@@ -231,6 +285,7 @@ export class ClientCore {
     this.startBatch()
     for (const waiter of this.#waiters) {
       const given = waiter.isDone() ? undefined : cause
+      this.#outcomes = ownArray(this.#outcomes)
       this.#outcomes.push(() => waiter.resume(given))
     }
     this.#waiters.clear()
@@ -285,12 +340,12 @@ export class ClientCore {
     entry.resume = undefined
     // A batch lets nobody go on by itself.
     if (entry.batch !== undefined || !this.#inBatch) resume(outcome, entry)
-    else this.#ended.push(resume, outcome, entry)
+    else (this.#ended = ownArray(this.#ended)).push(resume, outcome, entry)
   }
 
   /** Runs what lets user code go on: when the present batch is done, since a fiber that is resumed runs at once. */
   defer(run: () => void): void {
-    if (this.#inBatch) this.#outcomes.push(run)
+    if (this.#inBatch) (this.#outcomes = ownArray(this.#outcomes)).push(run)
     else run()
   }
 
@@ -311,14 +366,14 @@ export class ClientCore {
     this.#inBatch = false
     if (this.#ended.length > 0) {
       const ended = this.#ended
-      this.#ended = []
+      this.#ended = noArray()
       for (let at = 0; at < ended.length; at += 3) {
         ;(ended[at] as Resume)(ended[at + 1] as Outcome, ended[at + 2] as Entry)
       }
     }
     if (this.#outcomes.length > 0) {
       const outcomes = this.#outcomes
-      this.#outcomes = []
+      this.#outcomes = noArray()
       for (const run of outcomes) run()
     }
     if (this.#ready.size > 0) {
@@ -338,7 +393,7 @@ export class ClientCore {
   /** Calls `resume` as soon as `isDone` holds at the end of a batch; gives the way to take it back. */
   whenDone(isDone: Waiter["isDone"], resume: Waiter["resume"]): () => void {
     const waiter: Waiter = { isDone, resume }
-    this.#waiters.add(waiter)
+    this.#waiters = ownSet(this.#waiters).add(waiter)
     return () => this.#waiters.delete(waiter)
   }
 
@@ -401,15 +456,11 @@ export class ClientCore {
       case "Publish":
         return this.inbound.onPublish(packet)
       case "Puback":
-        return this.outbound.onAck(
-          this.session.onPuback(packet.packetId, packet.reasonCode, packet.properties?.reasonString)
-        )
+        return this.outbound.onPuback(packet)
       case "Pubrec":
         return this.outbound.onPubrec(packet)
       case "Pubcomp":
-        return this.outbound.onAck(
-          this.session.onPubcomp(packet.packetId, packet.reasonCode, packet.properties?.reasonString)
-        )
+        return this.outbound.onPubcomp(packet)
       case "Pubrel":
         this.inbox.onPubrel(packet.packetId)
         return undefined

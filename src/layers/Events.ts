@@ -9,6 +9,7 @@ import * as Effect from "effect/Effect"
 import * as Queue from "effect/Queue"
 import * as Stream from "effect/Stream"
 import type { ClientEvent } from "../services/Status.ts"
+import { noSet, ownSet } from "../protocol/EmptyCollections.ts"
 
 /** Events that one watcher may be behind. */
 const capacity = 1024
@@ -24,9 +25,9 @@ class Watcher {
 }
 
 export class Events {
-  readonly #watchers = new Set<Watcher>()
+  #watchers = noSet<Watcher>()
   /** What happened before anybody could watch. */
-  #early: Array<ClientEvent> = []
+  #early: Array<ClientEvent> | undefined
   #ended = false
 
   /** Whether anybody watches; ask before an event is built on the path of a message. */
@@ -48,6 +49,7 @@ export class Events {
 
   /** For what happens while the client is built: the first watcher is told of it. */
   emitToFirst(event: ClientEvent): void {
+    this.#early ??= []
     if (this.#early.length < capacity) this.#early.push(event)
   }
 
@@ -57,27 +59,29 @@ export class Events {
     for (const watcher of this.#watchers) Queue.endUnsafe(watcher.signal)
   }
 
-  readonly stream: Stream.Stream<ClientEvent> = Stream.unwrap(
-    Effect.map(
-      Effect.acquireRelease(
-        Effect.map(Queue.dropping<void, Cause.Done>(1), (signal) => {
-          const watcher = new Watcher(signal)
-          this.#watchers.add(watcher)
-          watcher.events = this.#early
-          this.#early = []
-          if (watcher.events.length > 0) Queue.offerUnsafe(signal, undefined)
-          if (this.#ended) Queue.endUnsafe(signal)
-          return watcher
-        }),
-        (watcher) => Effect.sync(() => this.#watchers.delete(watcher))
-      ),
-      (watcher) =>
-        Stream.flattenIterable(Stream.map(Stream.fromQueue(watcher.signal), (): ReadonlyArray<ClientEvent> => {
-          const { events, missed } = watcher
-          watcher.events = []
-          watcher.missed = 0
-          return missed === 0 ? events : [{ _tag: "EventsMissed", count: missed }, ...events]
-        }))
+  get stream(): Stream.Stream<ClientEvent> {
+    return Stream.unwrap(
+      Effect.map(
+        Effect.acquireRelease(
+          Effect.map(Queue.dropping<void, Cause.Done>(1), (signal) => {
+            const watcher = new Watcher(signal)
+            this.#watchers = ownSet(this.#watchers).add(watcher)
+            watcher.events = this.#early ?? []
+            this.#early = undefined
+            if (watcher.events.length > 0) Queue.offerUnsafe(signal, undefined)
+            if (this.#ended) Queue.endUnsafe(signal)
+            return watcher
+          }),
+          (watcher) => Effect.sync(() => this.#watchers.delete(watcher))
+        ),
+        (watcher) =>
+          Stream.flattenIterable(Stream.map(Stream.fromQueue(watcher.signal), (): ReadonlyArray<ClientEvent> => {
+            const { events, missed } = watcher
+            watcher.events = []
+            watcher.missed = 0
+            return missed === 0 ? events : [{ _tag: "EventsMissed", count: missed }, ...events]
+          }))
+      )
     )
-  )
+  }
 }

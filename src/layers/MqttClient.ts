@@ -14,12 +14,10 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
-import * as Queue from "effect/Queue"
 import * as Random from "effect/Random"
 import * as Result from "effect/Result"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import * as SubscriptionRef from "effect/SubscriptionRef"
 import type { Packet } from "../protocol/index.ts"
 import { PacketId } from "../protocol/index.ts"
 import type { ClientOptions } from "../services/ClientOptions.ts"
@@ -38,12 +36,13 @@ import { checkDisconnectOptions, expirySeconds, resolve } from "../services/Reso
 import type { ResolvedOptions } from "../services/ResolvedOptions.ts"
 import { SessionStore } from "../services/SessionStore.ts"
 import type { SessionStoreService } from "../services/SessionStore.ts"
-import type { Negotiated, Status } from "../services/Status.ts"
+import type { Negotiated } from "../services/Status.ts"
 import type { Transport } from "../services/Transport.ts"
 import { ClientCore } from "./ClientCore.ts"
 import type { Command } from "./supervision/Command.ts"
 import { EndpointCycle } from "./supervision/EndpointCycle.ts"
 import { sessionKey } from "./connection/Handshake.ts"
+import { lazyService } from "./LazyService.ts"
 import { checkClientId, openStore } from "./store/KeptSession.ts"
 import { makePublish } from "./publishing/Publishing.ts"
 import { makePublishAll, makePublishSink } from "./publishing/PublishingBatch.ts"
@@ -51,6 +50,7 @@ import { makeOutcome } from "./publishing/PublishingById.ts"
 import { makeSubscribing } from "./subscriptions/Subscribing.ts"
 import { evaluate } from "./supervision/OptionsSource.ts"
 import type { OptionsSource } from "./supervision/OptionsSource.ts"
+import { StatusCell } from "./supervision/StatusCell.ts"
 import { Supervisor } from "./supervision/Supervisor.ts"
 
 export * from "../services/MqttClient.ts"
@@ -90,33 +90,33 @@ const makeFrom = (
   evaluationMillis: number
 ): Effect.Effect<MqttClientService, ConnectError, Transport | Scope.Scope> =>
   Effect.flatMap(Effect.flatMap(Effect.scope, Scope.fork), (scope) =>
-    // What failed leaves nothing in the user's scope, which may live on and see many tries.
-    Effect.onExit(Scope.provide(build(source, initial, resolved, evaluationMillis), scope), (exit) =>
+    // What failed leaves nothing in the user's scope, which may live on and see many tries. It is given as a value, so that
+    // all fibers of the client have the services of this one.
+    Effect.onExit(build(scope, source, initial, resolved, evaluationMillis), (exit) =>
       Exit.isFailure(exit) ? Scope.close(scope, exit) : Effect.void))
 
 const build = Effect.fnUntraced(function*(
+  scope: Scope.Scope,
   source: OptionsSource,
   initial: ClientOptions,
   resolved: ResolvedOptions,
   evaluationMillis: number
-): Effect.fn.Return<MqttClientService, ConnectError, Transport | Scope.Scope> {
+): Effect.fn.Return<MqttClientService, ConnectError, Transport> {
   const core = new ClientCore(resolved, yield* Clock.Clock)
   const store = yield* SessionStore
-  if (store !== undefined) yield* openSession(core, store, resolved)
-  const generator = yield* Random.Random
-  const random = () => generator.nextDoubleUnsafe()
+  // Before anything can be parked or held back, which is what fibers are started for.
+  core.services = yield* Effect.context<never>()
+  if (store !== undefined) yield* Scope.provide(openSession(core, store, resolved), scope)
+  const random = randomOf(yield* Random.Random)
   core.adoptedAfter = Math.floor(random() * PacketId.maximum)
+  core.subscriptions.random = random
   const cycle = new EndpointCycle(random)
   if (core.sessionKey !== undefined) {
     // The session of an earlier process is where that process was connected last.
     const isKept = (at: ResolvedOptions) => sessionKey(at, resolved.clientId ?? "") === core.sessionKey
     cycle.remember(resolved, isKept)
   }
-  const status = yield* SubscriptionRef.make<Status>({
-    _tag: "Connecting",
-    attempt: 1,
-    endpoint: cycle.next(resolved).url
-  })
+  const status = new StatusCell({ _tag: "Connecting", attempt: 1, endpoint: cycle.next(resolved).url })
   const first = resolved.firstConnect === "fail"
     ? yield* Deferred.make<Negotiated, ConnectError | ClientClosed>()
     : undefined
@@ -132,14 +132,8 @@ const build = Effect.fnUntraced(function*(
     cycle,
     random
   })
-  // Before anything can be parked, which tells only who has begun to listen.
-  yield* expireParked(core)
   // No interruption comes between, which would leave behind what nobody ends.
-  yield* Effect.uninterruptible(Effect.andThen(
-    Effect.forkScoped(supervisor.run),
-    Effect.addFinalizer((exit) => close(supervisor, Exit.isFailure(exit)))
-  ))
-  yield* Effect.forkScoped(core.slow.run)
+  yield* Effect.uninterruptible(Effect.andThen(supervisor.start, addClose(scope, supervisor)))
   if (first !== undefined) {
     yield* Effect.catchTag(Deferred.await(first), "ClientClosed", () => Effect.interrupt)
   }
@@ -159,23 +153,20 @@ const openSession = Effect.fnUntraced(function*(
   yield* Effect.mapError(openStore(core, store, process), (reason) => new ConnectError({ reason }))
 })
 
-/** Looks at the time for messages that were parked. */
-const expireParked = Effect.fnUntraced(function*(core: ClientCore) {
-  const parked = yield* Queue.dropping<void>(1)
-  core.onParked = () => {
-    Queue.offerUnsafe(parked, undefined)
-  }
-  yield* Effect.forkScoped(Effect.gen(function*() {
-    while (true) {
-      yield* Queue.take(parked)
-      for (let until = core.inbox.expire(core.now()); until !== undefined; until = core.inbox.expire(core.now())) {
-        core.wakeWriter()
-        yield* Effect.sleep(Math.max(1, Math.ceil(until - core.now())))
-      }
-      core.wakeWriter()
-    }
-  }))
-})
+interface Generator {
+  readonly nextDoubleUnsafe: () => number
+}
+
+const randoms = new WeakMap<Generator, () => number>()
+
+/** Numbers from 0 to below 1: one function for all clients of a generator. */
+const randomOf = (generator: Generator): () => number => {
+  const known = randoms.get(generator)
+  if (known !== undefined) return known
+  const random = () => generator.nextDoubleUnsafe()
+  randoms.set(generator, random)
+  return random
+}
 
 const submit = <A, E>(
   supervisor: Supervisor,
@@ -188,11 +179,21 @@ const submit = <A, E>(
     return Deferred.await(done)
   })
 
+// Apart, so that it keeps nothing but what it needs.
+const addClose = (scope: Scope.Scope, supervisor: Supervisor): Effect.Effect<void> =>
+  Scope.addFinalizerExit(scope, (exit) => close(supervisor, Exit.isFailure(exit)))
+
+/** The scope of the client closes. */
 const close = (supervisor: Supervisor, failed: boolean): Effect.Effect<void> => {
+  const { core } = supervisor
   const withWill = failed && supervisor.resolved.willOnFailure
   const packet: Packet.Disconnect = { _tag: "Disconnect", reasonCode: withWill ? 0x04 : 0, properties: undefined }
-  return Effect.ignore(submit(supervisor, (done: Deferred.Deferred<void>) => ({ _tag: "Close", packet, done }))).pipe(
-    Effect.andThen(keepRest(supervisor))
+  const submitted = submit(supervisor, (done: Deferred.Deferred<void>) => ({ _tag: "Close", packet, done }))
+  return core.stopSlow.pipe(
+    Effect.andThen(Effect.ignore(submitted)),
+    Effect.andThen(keepRest(supervisor)),
+    Effect.ensuring(supervisor.stop),
+    Effect.ensuring(Effect.suspend(() => core.stopParked))
   )
 }
 
@@ -211,60 +212,62 @@ const keepRest = ({ core, resolved }: Supervisor): Effect.Effect<void> => {
   )
 }
 
-const toService = (supervisor: Supervisor): MqttClientService => {
-  const { core, status } = supervisor
-  const subscribing = makeSubscribing(core, () => supervisor.resolved.protocolVersion)
-  return {
-    publish: makePublish(core),
-    outcome: makeOutcome(core),
-    publishAll: makePublishAll(core),
-    publishSink: makePublishSink(core),
-    ...subscribing,
-    pause: submit(supervisor, (done: Deferred.Deferred<void>) => ({ _tag: "Pause", done })),
-    resume: submit(supervisor, (done: Deferred.Deferred<Negotiated, ConnectError | ClientClosed>) => ({
-      _tag: "Resume",
-      done
-    })),
-    reconnect: (update) =>
-      Effect.flatMap(
-        Effect.mapError(Effect.suspend(() => toSource(supervisor, update)), failConnect),
-        (source) => {
-          if (source !== undefined) supervisor.source = source
-          return submit(supervisor, (done: Deferred.Deferred<Negotiated, ConnectError | ClientClosed>) => ({
-            _tag: "Reconnect",
-            done
-          }))
-        }
-      ),
-    updateOptions: (update) =>
-      Effect.flatMap(Effect.suspend(() => toSource(supervisor, update)), (source) =>
-        Effect.suspend(() => {
-          if (supervisor.isClosed) return Effect.fail(new ClientClosed())
-          if (source !== undefined) supervisor.source = source
-          return Effect.void
-        })),
-    disconnect: (options = {}) =>
-      Effect.flatMap(
-        Effect.suspend(() => toDisconnect(supervisor, options)),
-        (packet) => submit(supervisor, (done: Deferred.Deferred<void>) => ({ _tag: "Disconnect", packet, done }))
-      ),
-    flush: flush(supervisor),
-    ping: Effect.suspend(() => {
-      if (supervisor.isClosed) return Effect.fail(new PingError({ reason: new ClientClosed() }))
-      return supervisor.link?.ping ?? Effect.fail(new PingError({ reason: new Offline() }))
+const subscribing = (client: Supervisor) => makeSubscribing(client.core, () => client.resolved.protocolVersion)
+
+const toService = lazyService<Supervisor, MqttClientService>({
+  publish: ({ core }) => makePublish(core),
+  outcome: ({ core }) => makeOutcome(core),
+  publishAll: ({ core }) => makePublishAll(core),
+  publishSink: ({ core }) => makePublishSink(core),
+  subscribe: (client) => subscribing(client).subscribe,
+  subscription: (client) => subscribing(client).subscription,
+  durable: (client) => subscribing(client).durable,
+  process: (client) => subscribing(client).process,
+  inbox: (client) => subscribing(client).inbox,
+  pause: (client) => submit(client, (done: Deferred.Deferred<void>) => ({ _tag: "Pause", done })),
+  resume: (client) =>
+    submit(client, (done: Deferred.Deferred<Negotiated, ConnectError | ClientClosed>) => ({ _tag: "Resume", done })),
+  reconnect: (client) => (update) =>
+    Effect.flatMap(
+      Effect.mapError(Effect.suspend(() => toSource(client, update)), failConnect),
+      (source) => {
+        if (source !== undefined) client.source = source
+        return submit(client, (done: Deferred.Deferred<Negotiated, ConnectError | ClientClosed>) => ({
+          _tag: "Reconnect",
+          done
+        }))
+      }
+    ),
+  updateOptions: (client) => (update) =>
+    Effect.flatMap(Effect.suspend(() => toSource(client, update)), (source) =>
+      Effect.suspend(() => {
+        if (client.isClosed) return Effect.fail(new ClientClosed())
+        if (source !== undefined) client.source = source
+        return Effect.void
+      })),
+  disconnect: (client) => (options = {}) =>
+    Effect.flatMap(
+      Effect.suspend(() => toDisconnect(client, options)),
+      (packet) => submit(client, (done: Deferred.Deferred<void>) => ({ _tag: "Disconnect", packet, done }))
+    ),
+  flush: (client) => flush(client),
+  ping: (client) =>
+    Effect.suspend(() => {
+      if (client.isClosed) return Effect.fail(new PingError({ reason: new ClientClosed() }))
+      return client.link?.ping ?? Effect.fail(new PingError({ reason: new Offline() }))
     }),
-    reauthenticate: Effect.suspend(() => {
-      if (supervisor.isClosed) return Effect.fail(new ReauthenticateError({ reason: new ClientClosed() }))
-      return supervisor.link?.reauthenticate ?? Effect.fail(new ReauthenticateError({ reason: new Offline() }))
+  reauthenticate: (client) =>
+    Effect.suspend(() => {
+      if (client.isClosed) return Effect.fail(new ReauthenticateError({ reason: new ClientClosed() }))
+      return client.link?.reauthenticate ?? Effect.fail(new ReauthenticateError({ reason: new Offline() }))
     }),
-    awaitConnected: awaitConnected(supervisor),
-    status: SubscriptionRef.get(status),
-    statusChanges: Stream.takeUntil(SubscriptionRef.changes(status), (current) => current._tag === "Closed"),
-    events: core.events.stream,
-    unclaimed: Effect.sync(() => core.inbox.unclaimed),
-    stats: Effect.sync(() => core.stats)
-  }
-}
+  awaitConnected: (client) => awaitConnected(client),
+  status: ({ status }) => Effect.sync(() => status.current),
+  statusChanges: ({ status }) => Stream.takeUntil(status.changes, (current) => current._tag === "Closed"),
+  events: ({ core }) => core.events.stream,
+  unclaimed: ({ core }) => Effect.sync(() => core.inbox.unclaimed),
+  stats: ({ core }) => Effect.sync(() => core.stats)
+})
 
 const toSource = (
   supervisor: Supervisor,
@@ -309,7 +312,7 @@ const flush = ({ core }: Supervisor): Effect.Effect<void, ClientHalted | ClientC
   })
 
 const awaitConnected = ({ status }: Supervisor): Effect.Effect<Negotiated, ClientHalted | ClientClosed> =>
-  SubscriptionRef.changes(status).pipe(
+  status.changes.pipe(
     Stream.filter((current) => current._tag === "Connected" || current._tag === "Halted" || current._tag === "Closed"),
     Stream.runHead,
     Effect.flatMap((found): Effect.Effect<Negotiated, ClientHalted | ClientClosed> => {

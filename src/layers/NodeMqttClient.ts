@@ -4,7 +4,7 @@
  * @since 0.1.0
  */
 import type * as Config from "effect/Config"
-import type * as Context from "effect/Context"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
@@ -33,6 +33,19 @@ export type {
   Will
 } from "../services/ClientOptions.ts"
 
+// It holds nothing of a connection.
+const transport = NodeTransport.make()
+const contexts = new WeakMap<object, unknown>()
+
+/** The services with the transport. Clients that are built with the same ones share these, for as long as they live. */
+const withTransport = <R>(context: Context.Context<R>): Context.Context<R | Transport> => {
+  const known = contexts.get(context)
+  if (known !== undefined) return known as Context.Context<R | Transport>
+  const added = Context.add(context, Transport, transport)
+  contexts.set(context, added)
+  return added
+}
+
 /**
  * Builds a client in a scope, whose close is the client's. Succeeds after CONNACK, or fails with the typed cause of the first
  * attempt.
@@ -41,7 +54,7 @@ export type {
  * @since 0.1.0
  */
 export const make = (options: ClientOptions): Effect.Effect<MqttClientService, ConnectError, Scope.Scope> =>
-  Effect.provideService(Client.make(options), Transport, NodeTransport.make())
+  Effect.updateContext(Client.make(options), withTransport)
 
 /**
  * Builds a client whose options come from an effect that is evaluated at every connection attempt.
@@ -52,7 +65,7 @@ export const make = (options: ClientOptions): Effect.Effect<MqttClientService, C
 export const makeEffect = <E, R>(
   options: Effect.Effect<ClientOptions, E, R>
 ): Effect.Effect<MqttClientService, ConnectError, Scope.Scope | Exclude<R, Transport>> =>
-  Effect.provideService(Client.makeEffect(options), Transport, NodeTransport.make())
+  Effect.provideService(Client.makeEffect(options), Transport, transport)
 
 const provide = <A, E, R>(self: Layer.Layer<A, E, R | Transport>): Layer.Layer<A, E, Exclude<R, Transport>> =>
   Layer.provide(self, NodeTransport.layer) as Layer.Layer<A, E, Exclude<R, Transport>>

@@ -101,6 +101,12 @@ const firstByteFault = (version: ProtocolVersion, first: number): ProtocolFault.
     : fault("flags", `the reserved flags of this packet are ${reserved}`, malformed)
 }
 
+/** 0 where the first byte may open a packet, by version. */
+const faultsOf = (version: ProtocolVersion): Uint8Array =>
+  Uint8Array.from({ length: 256 }, (_, first) => firstByteFault(version, first) === undefined ? 0 : 1)
+const firstByteFaults = { 4: faultsOf(4), 5: faultsOf(5) }
+const noBytes = new Uint8Array(0)
+
 class PacketDecoder implements Decoder {
   private readonly version: ProtocolVersion
   private readonly maximumPacketSize: number
@@ -114,7 +120,7 @@ class PacketDecoder implements Decoder {
   private length = 0
 
   // A frame of which only a part has arrived: first the bytes of its header, then, once these are complete, its body.
-  private readonly head = new Uint8Array(5)
+  private head = noBytes
   private headSize = 0
   private body: Buffer | undefined = undefined
   private bodyLength = 0
@@ -124,10 +130,7 @@ class PacketDecoder implements Decoder {
     this.version = options.protocolVersion
     this.maximumPacketSize = options.maximumPacketSize
     this.packets = new PacketBody(options)
-    this.firstByteFaults = new Uint8Array(256)
-    for (let first = 0; first < 256; first++) {
-      this.firstByteFaults[first] = firstByteFault(this.version, first) === undefined ? 0 : 1
-    }
+    this.firstByteFaults = firstByteFaults[this.version]
   }
 
   push(
@@ -268,6 +271,7 @@ class PacketDecoder implements Decoder {
 
   private keepHead(chunk: Uint8Array, start: number, end: number): void {
     this.headSize = end - start
+    if (this.head === noBytes) this.head = new Uint8Array(5)
     for (let i = 0; i < this.headSize; i++) this.head[i] = chunk[start + i]
   }
 

@@ -47,17 +47,15 @@ export const make = (): PacketIds => new PacketIdsImpl()
 
 const words = 2048
 
+/** Of all who have given out none. 0 is not an identifier. Not to be written to. */
+const untouched = new Uint32Array([1])
+
 /** One bit per identifier, of which 32 are looked at in one step: 8 KiB once all identifiers had their turn. */
 class PacketIdsImpl implements PacketIds {
   size = 0
   /** What lies beyond its end is free. */
-  private used = new Uint32Array(8)
+  private used = untouched
   private last = 0
-
-  constructor() {
-    // 0 is not an identifier.
-    this.used[0] = 1
-  }
 
   next(): number | undefined {
     if (this.size === maximum) return undefined
@@ -97,8 +95,8 @@ class PacketIdsImpl implements PacketIds {
 
   private set(id: number): void {
     const word = id >>> 5
-    if (word >= this.used.length) {
-      const larger = new Uint32Array(Math.min(words, Math.max(word + 1, 2 * this.used.length)))
+    if (word >= this.used.length || this.used === untouched) {
+      const larger = new Uint32Array(Math.min(words, Math.max(word + 1, 8, 2 * this.used.length)))
       larger.set(this.used)
       this.used = larger
     }

@@ -2,12 +2,16 @@
  * Remembers strings by the bytes that they were decoded from. Messages repeat their topics and the names of their user
  * properties, and a string that is found here needs neither the checks of its bytes nor an allocation.
  *
- * Memory is bounded: so many strings of 4 to 64 bytes. Bytes are compared in full, so a collision of hashes costs time
- * and never gives a wrong string. While next to nothing is found, as where every message has a topic of its own, the
- * cache steps aside for a while.
+ * Memory is bounded: so many strings of 4 to 64 bytes. There is room for few at first, and for more as more are asked for,
+ * since many a client has one topic. Bytes are compared in full, so a collision of hashes costs time and never gives a wrong
+ * string. While next to nothing is found, as where every message has a topic of its own, the cache steps aside for a while.
  *
  * @since 0.1.0
  */
+
+/** Strings that there is room for at first, and how much more there is each time that it does not suffice. */
+const leastCapacity = 16
+const growth = 4
 
 const slotSize = 64
 const slotWords = slotSize / 4
@@ -22,19 +26,24 @@ const pause = 4096
  * @since 0.1.0
  */
 export class StringCache {
-  private readonly mask: number
-  private readonly strings: Array<string>
-  private readonly tags: Int32Array
-  private readonly lengths: Uint8Array
-  private readonly words: Int32Array
+  private readonly maximum: number
+  private mask: number
+  private strings: Array<string>
+  private tags: Int32Array
+  private lengths: Uint8Array
+  private words: Int32Array
+  /** Strings that were put since there is so much room. */
+  private puts = 0
   private set = -1
   private tag = 0
   private victim = 0
   private misses = 0
   private pausing = 0
 
-  /** Room for this many strings, a power of two. */
-  constructor(capacity: number) {
+  /** Room for this many strings at most, a power of four from 16 on. */
+  constructor(maximum: number) {
+    const capacity = Math.min(leastCapacity, maximum)
+    this.maximum = maximum
     this.mask = capacity / ways - 1
     this.strings = new Array(capacity).fill("")
     this.tags = new Int32Array(capacity)
@@ -90,6 +99,29 @@ export class StringCache {
     this.lengths[slot] = end - start
     this.strings[slot] = text
     this.set = -1
+    if (++this.puts > this.strings.length && this.strings.length < this.maximum) this.grow()
+  }
+
+  /** Makes more room, and moves what is there. */
+  private grow(): void {
+    const { lengths, strings, tags, words } = this
+    const capacity = growth * strings.length
+    this.puts = 0
+    this.mask = capacity / ways - 1
+    this.strings = new Array(capacity).fill("")
+    this.tags = new Int32Array(capacity)
+    this.lengths = new Uint8Array(capacity)
+    this.words = new Int32Array(capacity * slotWords)
+    for (let from = 0; from < strings.length; from++) {
+      const tag = tags[from]!
+      if (tag === 0) continue
+      // What shared a set is spread over several, each of which has room for all of it at the same place in the set.
+      const slot = (tag & this.mask) * ways + (from & ways - 1)
+      this.strings[slot] = strings[from]!
+      this.tags[slot] = tag
+      this.lengths[slot] = lengths[from]!
+      this.words.set(words.subarray(from * slotWords, (from + 1) * slotWords), slot * slotWords)
+    }
   }
 
   private equals(slot: number, bytes: DataView, start: number, last: number, length: number): boolean {

@@ -223,8 +223,9 @@ const checkSubscriptions = (
   options: ClientOptions,
   version: ProtocolVersion
 ): Result.Result<ReadonlyArray<SubscriptionRequest>, InvalidOptions> => {
+  if (options.subscriptions === undefined) return Result.succeed(noRequests)
   const requests: Array<SubscriptionRequest> = []
-  for (const [index, subscription] of (options.subscriptions ?? []).entries()) {
+  for (const [index, subscription] of options.subscriptions.entries()) {
     const request = toSubscriptionRequest(subscription.filter, subscription)
     const problem = checkSubscription(request, version)
     if (problem !== undefined) return invalid(`subscriptions.${index}.${problem.field}`, problem.problem)
@@ -312,8 +313,17 @@ export const checkSubscribeOptions = (
   return { field: path === "" ? "options" : path, problem }
 }
 
+// What most options leave out is the same for all of them.
+const noPairs: UserProperties = Object.freeze([])
+const noRequests: ReadonlyArray<SubscriptionRequest> = Object.freeze([])
+const noRefresh: ResolvedOptions["refresh"] = {
+  beforeMillis: undefined,
+  jitterMillis: undefined,
+  everyMillis: undefined
+}
+
 const copyPairs = (pairs: UserProperties | undefined): UserProperties =>
-  (pairs ?? []).map(([name, value]) => [name, value])
+  pairs === undefined ? noPairs : pairs.map(([name, value]) => [name, value])
 
 const decodeDisconnectOptions = Schema.decodeUnknownResult(
   Schema.Struct({
@@ -369,6 +379,34 @@ const resolveWill = (
 export const expirySeconds = (input: Duration.Input | undefined): number =>
   Math.min(0xffffffff, Math.ceil(millis(input, 0) / 1000))
 
+const toReconnect = (given: NonNullable<ClientOptions["reconnect"]>): ResolvedOptions["reconnect"] =>
+  given === false ? false : {
+    schedule: given.schedule,
+    stableAfterMillis: millis(given.stableAfter, 30_000),
+    isRetryable: given.isRetryable,
+    takeover: {
+      delayMillis: millis(given.takeover?.delay, 30_000),
+      limit: given.takeover?.limit ?? 2,
+      withinMillis: millis(given.takeover?.within, 600_000)
+    }
+  }
+
+const toOutbox = (given: NonNullable<ClientOptions["outbox"]>): ResolvedOptions["outbox"] => ({
+  maxMessages: given.maxMessages ?? 1_000,
+  maxBytes: given.maxBytes ?? 16 * 1024 * 1024,
+  strategy: given.strategy ?? "suspend",
+  qos0Offline: given.qos0Offline ?? "queue"
+})
+
+const toOnLoss = (given: NonNullable<ClientOptions["onSessionLost"]>): ResolvedOptions["onSessionLost"] => ({
+  qos1: given.qos1 ?? "republish",
+  qos2: given.qos2 ?? "fail"
+})
+
+const usualReconnect = toReconnect({})
+const usualOutbox = toOutbox({})
+const usualOnLoss = toOnLoss({})
+
 /**
  * Checks options and fills in the defaults. Nothing of the input is changed or kept by reference, bytes excepted.
  *
@@ -413,10 +451,10 @@ export const resolve = (options: ClientOptions): Result.Result<ResolvedOptions, 
     afterLoss: options.failover?.afterLoss ?? "sticky",
     redirect: options.redirect ?? "ignore",
     authentication: options.authentication === undefined ? undefined : { ...options.authentication },
-    refresh: {
-      beforeMillis: options.refresh?.before === undefined ? undefined : millis(options.refresh.before, 0),
-      jitterMillis: options.refresh?.jitter === undefined ? undefined : millis(options.refresh.jitter, 0),
-      everyMillis: options.refresh?.every === undefined ? undefined : millis(options.refresh.every, 0)
+    refresh: options.refresh === undefined ? noRefresh : {
+      beforeMillis: options.refresh.before === undefined ? undefined : millis(options.refresh.before, 0),
+      jitterMillis: options.refresh.jitter === undefined ? undefined : millis(options.refresh.jitter, 0),
+      everyMillis: options.refresh.every === undefined ? undefined : millis(options.refresh.every, 0)
     },
     protocolVersion: version,
     clientId: options.clientId,
@@ -440,27 +478,10 @@ export const resolve = (options: ClientOptions): Result.Result<ResolvedOptions, 
     requestResponseInformation: options.requestResponseInformation ?? false,
     requestProblemInformation: options.requestProblemInformation ?? true,
     userProperties: copyPairs(options.userProperties),
-    reconnect: options.reconnect === false ? false : {
-      schedule: options.reconnect?.schedule,
-      stableAfterMillis: millis(options.reconnect?.stableAfter, 30_000),
-      isRetryable: options.reconnect?.isRetryable,
-      takeover: {
-        delayMillis: millis(options.reconnect?.takeover?.delay, 30_000),
-        limit: options.reconnect?.takeover?.limit ?? 2,
-        withinMillis: millis(options.reconnect?.takeover?.within, 600_000)
-      }
-    },
+    reconnect: options.reconnect === undefined ? usualReconnect : toReconnect(options.reconnect),
     firstConnect: options.firstConnect ?? "fail",
-    outbox: {
-      maxMessages: options.outbox?.maxMessages ?? 1_000,
-      maxBytes: options.outbox?.maxBytes ?? 16 * 1024 * 1024,
-      strategy: options.outbox?.strategy ?? "suspend",
-      qos0Offline: options.outbox?.qos0Offline ?? "queue"
-    },
-    onSessionLost: {
-      qos1: options.onSessionLost?.qos1 ?? "republish",
-      qos2: options.onSessionLost?.qos2 ?? "fail"
-    },
+    outbox: options.outbox === undefined ? usualOutbox : toOutbox(options.outbox),
+    onSessionLost: options.onSessionLost === undefined ? usualOnLoss : toOnLoss(options.onSessionLost),
     subscriptions: subscriptions.success,
     willOnFailure: options.willOnFailure ?? false
   })

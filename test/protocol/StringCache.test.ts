@@ -47,6 +47,23 @@ describe("StringCache", () => {
     assert.isAtMost(texts.filter((text) => cache.get(...words(text)) !== undefined).length, 16)
   })
 
+  it("takes little memory for few strings, and keeps what it has when it takes more", () => {
+    const bytesOf = (cache: StringCache) =>
+      Object.values(cache).reduce<number>((sum, value) => sum + (ArrayBuffer.isView(value) ? value.byteLength : 0), 0)
+    const cache = new StringCache(1024)
+    assert.isBelow(bytesOf(cache), 2048)
+    const texts = Array.from({ length: 16 }, (_, index) => `text-${index}`)
+    for (const text of texts) lookUp(cache, text)
+    const had = texts.filter((text) => cache.get(...words(text)) === text)
+    assert.isBelow(bytesOf(cache), 2048)
+    lookUp(cache, "one more")
+    assert.isAbove(bytesOf(cache), 4096)
+    // The one more may have taken the place of one of them.
+    assert.isAtLeast(had.filter((text) => cache.get(...words(text)) === text).length, had.length - 1)
+    for (let index = 0; index < 5000; index++) lookUp(cache, `more-${index % 2000}`)
+    assert.isBelow(bytesOf(cache), 80_000)
+  })
+
   it("steps aside while it finds nothing, and comes back", () => {
     const cache = new StringCache(16)
     for (let i = 0; i < 300; i++) lookUp(cache, `once-${i}`)

@@ -22,9 +22,8 @@ const written = (topic: string): Uint8Array => {
 
 /** Each name is found at once, so that the memory does not step aside for what comes after. */
 const settle = () => {
-  TopicMemory.put("settled")
-  for (let index = 0; index < 40_000; index++) TopicMemory.get("settled")
-  TopicMemory.put("settled")
+  // What other tests looked for may have made it step aside, for so many look-ups, in which nothing is put.
+  for (let index = 0; index < 40_000; index++) if (TopicMemory.get("settled") === undefined) TopicMemory.put("settled")
 }
 
 describe("TopicMemory", () => {

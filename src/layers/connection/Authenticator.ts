@@ -181,7 +181,7 @@ export class Authenticator {
       // It belongs to the connection: neither its caller nor the caller's interruption counts any more. The connection may
       // end before the exchange has begun, which only an observer of its fiber is told of.
       return Effect.uninterruptibleMask((restore) =>
-        Effect.flatMap(Effect.forkIn(this.#again(link), scope), (fiber) => {
+        Effect.flatMap(Effect.forkIn(Authenticator.#again.call(this, link), scope), (fiber) => {
           fiber.addObserver(onExit)
           return restore(Deferred.await(done))
         })
@@ -189,7 +189,7 @@ export class Authenticator {
     })
   }
 
-  readonly #again = Effect.fnUntraced(function*(
+  static readonly #again = Effect.fnUntraced(function*(
     this: Authenticator,
     link: LinkState
   ): Effect.fn.Return<void, ReauthenticateError> {
@@ -215,7 +215,7 @@ export class Authenticator {
     this.#send(0x19, this.data)
     link.wakeWriter()
     const ended = Effect.flatMap(
-      Deferred.await(link.ended),
+      link.ended,
       (reason) => Effect.fail(new ReauthenticateError({ reason }))
     )
     yield* Effect.raceFirst(Deferred.await(verified), ended).pipe(

@@ -1,7 +1,7 @@
 /**
- * One connection: the handshake, and then reader, writer and keep-alive as three fibers in one scope.
+ * Opens a connection: the handshake, and then reader, writer and keep-alive as three fibers of one `Link`.
  *
- * They meet only through wake-up queues, the plain state of `ClientCore` and `LinkState`, and deferreds. The first of them
+ * They meet only through wake-up signals, the plain state of `ClientCore` and `LinkState`, and deferreds. The first of them
  * that fails ends the connection, with its cause; what comes after is the supervisor's business.
  *
  * @since 0.1.0
@@ -9,120 +9,105 @@
 import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Deferred from "effect/Deferred"
-import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Queue from "effect/Queue"
+import type * as Context from "effect/Context"
+import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 import type { Packet } from "../../protocol/index.ts"
-import { KeepAlive } from "../../protocol/index.ts"
+import { KeepAlive, PacketCodec } from "../../protocol/index.ts"
 import type { Credentials } from "../../services/ClientOptions.ts"
 import * as Endpoint from "../../services/Endpoint.ts"
-import {
-  ConnectTimeout,
-  fromTransportError,
-  KeepAliveTimeout,
-  Offline,
-  OptionsUnavailable,
-  PingError,
-  WriteBlocked
-} from "../../services/MqttError.ts"
-import type { ConnectReason, InvalidOptions, LinkLost, ReauthenticateError } from "../../services/MqttError.ts"
+import { ConnectTimeout, fromTransportError, OptionsUnavailable } from "../../services/MqttError.ts"
+import type { ConnectReason, InvalidOptions } from "../../services/MqttError.ts"
 import { checkCredentials } from "../../services/ResolvedOptions.ts"
 import type { ResolvedOptions } from "../../services/ResolvedOptions.ts"
 import type { Negotiated } from "../../services/Status.ts"
 import { Transport } from "../../services/Transport.ts"
+import type { TransportError } from "../../services/Transport.ts"
 import * as Authenticator from "./Authenticator.ts"
 import type { ClientCore } from "../ClientCore.ts"
+import { Signal } from "../Signal.ts"
 import { planSession, toConnect } from "./Handshake.ts"
 import type { SessionPlan, SessionRecord } from "./Handshake.ts"
+import { finalPacket, Link } from "./Link.ts"
 import { LinkState, sliceBytes } from "./LinkState.ts"
 import { lifetime } from "../supervision/Renewal.ts"
 
 /** Scheduler turns that the reader gives its consumers after a pull, at most, while one of them lags. */
 const consumerTurns = 256
-/** Scheduler turns in which what has arrived is read before a silent link is judged. */
-const turnsBeforeVerdict = 8
-
-/** An established connection. */
-export interface Link {
-  readonly negotiated: Negotiated
-  /** Waits until the connection ends without our asking; the peer has been told, where the protocol says so. */
-  readonly ended: Effect.Effect<LinkLost>
-  /** Sends DISCONNECT behind the packet that is being written. Never longer than `disconnectTimeout`; aborts past it. */
-  readonly disconnect: (packet: Packet.Disconnect) => Effect.Effect<void>
-  readonly ping: Effect.Effect<Duration.Duration, PingError>
-  readonly reauthenticate: Effect.Effect<void, ReauthenticateError>
-}
 
 // ---------------------------------------------------------------------------
 // fibers
 // ---------------------------------------------------------------------------
 
-const reader = Effect.fnUntraced(function*(link: LinkState) {
-  while (link.phase !== "over") {
-    const chunks = yield* link.stream.pull
-    link.receive(chunks)
-    for (let turn = 0; turn < consumerTurns && !link.isJudged && link.core.isLagging; turn++) yield* Effect.yieldNow
-  }
-}, (effect, link) => Effect.catch(effect, (error) => Effect.sync(() => link.lost(error))))
+// Without generators, whose frames take more than half of what an idle fiber takes, and which hold on to what they yielded
+// and were given: the reader to the last chunk that it read.
 
-const writer = Effect.fnUntraced(function*(link: LinkState) {
-  while (true) {
-    yield* Queue.take(link.writerWake)
-    for (let bytes = link.next(); bytes !== undefined; bytes = link.next()) {
-      for (let start = 0; start < bytes.length; start += sliceBytes) {
-        yield* link.stream.write(bytes.length <= sliceBytes ? bytes : bytes.subarray(start, start + sliceBytes))
+const reader = (link: LinkState): Effect.Effect<void> => {
+  const loop: Effect.Effect<void> = Effect.matchCauseEffect(link.stream.pull, {
+    onFailure: (cause) => onLost(link, cause),
+    onSuccess: (chunks) => {
+      link.receive(chunks)
+      return read(link, loop, 0)
+    }
+  })
+  return loop
+}
+
+/** The stream failed. */
+const onLost = (link: LinkState, cause: Cause.Cause<TransportError>): Effect.Effect<void> => {
+  const error = Cause.findErrorOption(cause)
+  if (error._tag === "None") return Effect.failCause(cause as Cause.Cause<never>)
+  return Effect.sync(() => link.lost(error.value))
+}
+
+/** Goes on reading, once the consumers had their turns. */
+const read = (link: LinkState, loop: Effect.Effect<void>, turn: number): Effect.Effect<void> => {
+  if (turn < consumerTurns && !link.isJudged && link.core.isLagging) {
+    return Effect.flatMap(Effect.yieldNow, () => read(link, loop, turn + 1))
+  }
+  return link.phase === "over" ? Effect.void : loop
+}
+
+const writer = (link: LinkState): Effect.Effect<void> => {
+  const loop: Effect.Effect<void> = link.writerWake.andThen(Effect.suspend(() => write(link, loop)))
+  return loop
+}
+
+/** Writes what there is, and goes on. */
+const write = (link: LinkState, loop: Effect.Effect<void>): Effect.Effect<void> => {
+  const bytes = link.next()
+  return bytes === undefined ? loop : writeFrom(link, loop, bytes, 0)
+}
+
+const writeFrom = (
+  link: LinkState,
+  loop: Effect.Effect<void>,
+  bytes: Uint8Array,
+  start: number
+): Effect.Effect<void> => {
+  if (start < bytes.length) {
+    const slice = bytes.length <= sliceBytes ? bytes : bytes.subarray(start, start + sliceBytes)
+    return Effect.matchCauseEffect(link.stream.write(slice), {
+      onFailure: (cause) =>
+        Effect.tap(onLost(link, cause), () =>
+          // Nothing can be written any more, so nobody need wait for DISCONNECT.
+          Deferred.done(link.finalWritten, Exit.void)),
+      onSuccess: () => {
         KeepAlive.writeProgressed(link.keepAlive, link.core.now())
+        return writeFrom(link, loop, bytes, start + sliceBytes)
       }
-      if (link.finalTaken) {
-        link.graceful = true
-        Deferred.doneUnsafe(link.finalWritten, Exit.void)
-        return
-      }
-      link.written()
-    }
+    })
   }
-}, (effect, link) =>
-  Effect.catch(effect, (error) =>
-    Effect.sync(() => {
-      link.lost(error)
-      // Nothing can be written any more, so nobody need wait for DISCONNECT.
-      Deferred.doneUnsafe(link.finalWritten, Exit.void)
-    })))
-
-/** Rounded up, since a timer that is early only makes the loop turn again; what floating point adds does not count. */
-const wholeMillis = (millis: number): number => Math.ceil(millis - 1e-6)
-
-const keepAlive = Effect.fnUntraced(function*(link: LinkState) {
-  while (link.phase === "open") {
-    const now = link.core.now()
-    const decision = KeepAlive.decide(link.keepAlive, now)
-    switch (decision._tag) {
-      case "Off":
-        return
-      case "Wait":
-        yield* Effect.raceFirst(Effect.sleep(wholeMillis(decision.until - now)), Queue.take(link.keepAliveWake))
-        break
-      case "Ping":
-        link.queuePing(undefined)
-        break
-      case "Timeout":
-      case "Blocked": {
-        // The process may have slept: what has arrived in the meantime is read first.
-        link.isJudged = true
-        for (let turn = 0; turn < turnsBeforeVerdict; turn++) yield* Effect.yieldNow
-        link.isJudged = false
-        const verdict = KeepAlive.decide(link.keepAlive, link.core.now())
-        const { keepAlive: keepAliveMillis, pingTimeout: pingTimeoutMillis } = link.keepAlive
-        if (verdict._tag === "Timeout") return link.end(new KeepAliveTimeout({ keepAliveMillis, pingTimeoutMillis }))
-        if (verdict._tag === "Blocked") {
-          return link.end(new WriteBlocked({ blockedMillis: keepAliveMillis + pingTimeoutMillis }))
-        }
-      }
-    }
+  if (link.finalTaken) {
+    link.graceful = true
+    Deferred.doneUnsafe(link.finalWritten, Exit.void)
+    return Effect.void
   }
-})
+  link.written()
+  return write(link, loop)
+}
 
 // ---------------------------------------------------------------------------
 // opening
@@ -130,6 +115,8 @@ const keepAlive = Effect.fnUntraced(function*(link: LinkState) {
 
 /** One attempt as it goes on. */
 export interface Attempt {
+  /** The connection that is being opened. To be closed by whoever made the attempt. */
+  link: Link
   /** How far it has come, for the error of its timeout. */
   phase: ConnectTimeout["phase"]
   /**
@@ -143,61 +130,57 @@ export interface Attempt {
   onAccepted: (negotiated: Negotiated) => void
 }
 
-export const makeAttempt = (): Attempt => ({
+export const makeAttempt = (services: Context.Context<never>): Attempt => ({
+  link: new Link(services),
   phase: "options",
   leave: () => Effect.void,
   lifetimeMillis: undefined,
   onAccepted: () => {}
 })
 
-/** Dials and shakes hands. The stream, and the reader, belong to the scope. */
+/** Dials and shakes hands, for an attempt and its link. What fails on the way leaves the link to be closed. */
 const shakeHands = Effect.fnUntraced(function*(
   core: ClientCore,
   options: ResolvedOptions,
   plan: SessionPlan,
   credentials: Credentials,
-  attempt: Attempt
+  attempt: Attempt,
+  owner: Link
 ) {
-  const scope = yield* Effect.scope
   const transport = yield* Transport
   const { authentication } = options
   const authenticator = authentication === undefined ? undefined : yield* Authenticator.begin(authentication)
   attempt.phase = "dial"
   const stream = yield* Effect.mapError(
-    transport.connect(options.endpoint, (phase) => {
-      attempt.phase = phase
-    }),
+    Scope.provide(
+      transport.connect(options.endpoint, (phase) => {
+        attempt.phase = phase
+      }),
+      owner.scope
+    ),
     fromTransportError
   )
-  const link = new LinkState(core, options, plan, attempt.onAccepted, stream, {
-    writerWake: yield* Queue.dropping<void>(1),
-    keepAliveWake: yield* Queue.dropping<void>(1)
-  }, authenticator)
-  yield* Scope.addFinalizer(scope, Effect.suspend(() => link.release()))
+  const wake = new Signal(yield* Scheduler.Scheduler)
+  const link = new LinkState(core, options, plan, attempt.onAccepted, stream, wake, authenticator)
   attempt.phase = "connack"
   attempt.leave = (packet) => link.leave(packet)
   if (plan.resumes) core.isSessionInDoubt = true
-  const fault = link.encoder.encode(toConnect(options, credentials, plan, authenticator?.data))
+  // By an encoder of its own, since that of the link would keep its memory, and many a client sends nothing else.
+  const encoder = PacketCodec.makeEncoder({ protocolVersion: options.protocolVersion })
+  const fault = encoder.encode(toConnect(options, credentials, plan, authenticator?.data))
   if (fault !== undefined) return yield* Effect.die(new Error(`CONNECT could not be encoded: ${fault.packet}`))
-  link.connect = link.encoder.take()
-  yield* Effect.forkIn(reader(link), scope)
-  yield* Effect.forkIn(writer(link), scope)
-  if (authenticator !== undefined) yield* Effect.forkIn(authenticator.run(link), scope)
+  link.connect = encoder.take()
+  owner.begin(link, reader(link), writer(link))
+  if (authenticator !== undefined) yield* Effect.forkIn(authenticator.run(link), owner.scope)
   link.wakeWriter()
-  const outcome = yield* Deferred.await(link.handshake)
+  const outcome = yield* link.handshake
   if (outcome._tag === "Failed") {
     if (outcome.disconnect !== undefined && options.protocolVersion === 5) {
-      yield* link.sendFinal(disconnect(outcome.disconnect))
+      yield* link.sendFinal(finalPacket(outcome.disconnect))
     }
     return yield* Effect.fail(outcome.reason)
   }
   return { link, outcome }
-})
-
-const disconnect = (reasonCode: number): Packet.Disconnect => ({
-  _tag: "Disconnect",
-  reasonCode,
-  properties: undefined
 })
 
 /** Runs an effect that the user gave. However it ends without a value, it has failed: a defect of it is not one of ours. */
@@ -215,39 +198,6 @@ export const resolveCredentials = Effect.fnUntraced(function*(
   return yield* Effect.fromResult(checkCredentials(given, options.protocolVersion))
 })
 
-/** Completes the fibers of an accepted connection and gives the supervisor's view of it. */
-const run = Effect.fnUntraced(function*(link: LinkState, negotiated: Negotiated, scope: Scope.Scope) {
-  yield* Effect.forkIn(keepAlive(link), scope)
-  const { authenticator } = link
-  if (authenticator !== undefined) yield* Effect.forkIn(authenticator.renew(link, scope), scope)
-
-  const ended: Effect.Effect<LinkLost> = Effect.gen(function*() {
-    const cause = yield* Deferred.await(link.ended)
-    if (cause._tag === "KeepAliveTimeout" || cause._tag === "WriteBlocked") yield* link.stream.abort
-    // On 3.1.1 an error is reported by closing and nothing else (DC-11).
-    else if (cause._tag === "ProtocolError" && link.options.protocolVersion === 5) {
-      yield* link.sendFinal(disconnect(cause.reasonCode))
-    } else if (cause._tag === "UnacknowledgedOverflow" && link.options.protocolVersion === 5) {
-      yield* link.sendFinal(disconnect(0x97))
-    } else if (cause._tag === "AuthenticationFailed") {
-      yield* link.sendFinal(disconnect(0x80))
-    }
-    return cause
-  })
-
-  const ping = Effect.callback<Duration.Duration, PingError>((resume) => {
-    if (link.phase !== "open") return resume(Effect.fail(new PingError({ reason: link.cause ?? new Offline() })))
-    const ping = link.queuePing(resume)
-    return Effect.sync(() => {
-      ping.resume = undefined
-    })
-  })
-
-  const reauthenticate = authenticator?.reauthenticate(link, scope) ?? Authenticator.none
-  const self: Link = { negotiated, ended, disconnect: (packet) => link.leave(packet), ping, reauthenticate }
-  return self
-})
-
 const connect = Effect.fnUntraced(function*(
   core: ClientCore,
   options: ResolvedOptions,
@@ -255,7 +205,6 @@ const connect = Effect.fnUntraced(function*(
   record: SessionRecord | undefined,
   attempt: Attempt
 ) {
-  const scope = yield* Effect.scope
   if (core.committer !== undefined) {
     // What the store could not keep before has to be there before anything builds on it.
     attempt.phase = "store"
@@ -271,11 +220,17 @@ const connect = Effect.fnUntraced(function*(
   }
   // A session that is not ours may have to be discarded first, once.
   for (;;) {
-    const inner = yield* Scope.fork(scope)
-    const { link, outcome } = yield* Scope.provide(shakeHands(core, options, plan, credentials, attempt), inner)
-    if (outcome._tag === "Accepted") return yield* run(link, outcome.negotiated, inner)
-    yield* link.sendFinal(disconnect(0))
-    yield* Scope.close(inner, Exit.void)
+    const { link: owner } = attempt
+    const { link, outcome } = yield* shakeHands(core, options, plan, credentials, attempt, owner)
+    if (outcome._tag === "Accepted") {
+      owner.establish(outcome.negotiated)
+      const { authenticator } = link
+      if (authenticator !== undefined) yield* Effect.forkIn(authenticator.renew(link, owner.scope), owner.scope)
+      return owner
+    }
+    yield* link.sendFinal(finalPacket(0))
+    yield* owner.close(Exit.void)
+    attempt.link = new Link(core.services!)
     if (options.protocolVersion === 4) yield* discardSession(core, options, plan, credentials, attempt)
     plan = options.protocolVersion === 4 ? { ...plan, discarded: true } : { ...plan, cleanStart: true }
   }
@@ -288,21 +243,27 @@ const discardSession = (
   credentials: Credentials,
   attempt: Attempt
 ) =>
-  Effect.scoped(Effect.flatMap(
-    // Without the will: this connection is no life of the client, and its end no death.
-    shakeHands(
-      core,
-      { ...options, will: undefined },
-      { ...plan, cleanStart: true, resumes: false, discardOnly: true },
-      credentials,
-      attempt
-    ),
-    ({ link }) => link.sendFinal(disconnect(0))
-  ))
+  Effect.acquireUseRelease(
+    Effect.sync(() => new Link(core.services!)),
+    (owner) =>
+      Effect.flatMap(
+        // Without the will: this connection is no life of the client, and its end no death.
+        shakeHands(
+          core,
+          { ...options, will: undefined },
+          { ...plan, cleanStart: true, resumes: false, discardOnly: true },
+          credentials,
+          attempt,
+          owner
+        ),
+        ({ link }) => link.sendFinal(finalPacket(0))
+      ),
+    (owner, exit) => owner.close(exit)
+  )
 
 /**
  * Opens a connection: credentials, dial, handshake, and its three fibers, all within `connectTimeout`, of which the attempt
- * has used `elapsedMillis`. Everything ends with the scope.
+ * has used `elapsedMillis`. Everything ends with the link of the attempt.
  */
 export const open = (
   core: ClientCore,
@@ -311,7 +272,7 @@ export const open = (
   record: SessionRecord | undefined,
   elapsedMillis: number,
   attempt: Attempt
-): Effect.Effect<Link, ConnectReason, Transport | Scope.Scope> =>
+): Effect.Effect<Link, ConnectReason, Transport> =>
   Effect.timeoutOrElse(connect(core, options, clientId, record, attempt), {
     duration: Math.max(0, options.connectTimeoutMillis - elapsedMillis),
     orElse: () =>

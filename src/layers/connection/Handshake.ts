@@ -149,6 +149,8 @@ export const onConnack = (options: ResolvedOptions, plan: SessionPlan, packet: P
   return { _tag: "Accepted", negotiated: toNegotiated(options, plan, packet.sessionPresent, properties) }
 }
 
+const noPairs: Negotiated["userProperties"] = Object.freeze([])
+
 const toNegotiated = (
   options: ResolvedOptions,
   plan: SessionPlan,
@@ -174,7 +176,7 @@ const toNegotiated = (
     subscriptionIdentifierAvailable: version === 5 && (properties.subscriptionIdentifierAvailable ?? true),
     sharedSubscriptionAvailable: version === 5 ? properties.sharedSubscriptionAvailable ?? true : false,
     responseInformation: properties.responseInformation,
-    userProperties: properties.userProperties ?? []
+    userProperties: properties.userProperties ?? noPairs
   }
 }
 

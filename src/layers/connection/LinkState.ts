@@ -10,7 +10,6 @@ import * as Deferred from "effect/Deferred"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import * as Queue from "effect/Queue"
 import type { Packet } from "../../protocol/index.ts"
 import { KeepAlive, PacketCodec, ProtocolFault, ReasonCode } from "../../protocol/index.ts"
 import * as Endpoint from "../../services/Endpoint.ts"
@@ -32,16 +31,20 @@ import type { SessionStoreError } from "../../services/SessionStore.ts"
 import type { Connection as Stream, TransportError } from "../../services/Transport.ts"
 import type { Authenticator } from "./Authenticator.ts"
 import type { ClientCore } from "../ClientCore.ts"
+import type { Signal } from "../Signal.ts"
 import type { CommitTarget, KeptBytes } from "../store/Committer.ts"
 import type { ConnackOutcome, SessionPlan } from "./Handshake.ts"
 import { foreignFault, onConnack, toProtocolError } from "./Handshake.ts"
 import { cannotAcknowledge } from "../publishing/Outbound.ts"
+import { noArray, ownArray } from "../../protocol/EmptyCollections.ts"
 
 /** Bytes that are collected for one write, and the largest slice that is written at once, so that progress is seen. */
 export const sliceBytes = 64 * 1024
 
 /** Where collecting ends, so that the last message, if it is no larger than 4 KiB, still fits into the slice. */
 const collectBytes = sliceBytes - 4200
+
+const pingreq = Uint8Array.of(0xc0, 0)
 
 interface Ping {
   /** Milliseconds. */
@@ -54,21 +57,34 @@ type HandshakeOutcome =
   | { readonly _tag: "Discard" }
   | { readonly _tag: "Failed"; readonly reason: ConnectReason; readonly disconnect: number | undefined }
 
+/** Is to look at the link, which has ended. */
+export interface Watcher {
+  readonly nudge: () => void
+}
+
 export class LinkState implements CommitTarget {
   readonly core: ClientCore
   readonly options: ResolvedOptions
-  readonly plan: SessionPlan
-  readonly onAccepted: (negotiated: Negotiated) => void
+  /** How the attempt treats the session; forgotten once CONNACK accepted it. */
+  #plan: SessionPlan | undefined
+  /** Called when CONNACK accepts the connection, and then forgotten with all that it knows. */
+  #onAccepted: ((negotiated: Negotiated) => void) | undefined
   readonly stream: Stream
-  readonly encoder: PacketCodec.Encoder
+  /** Made for the first packet that is not a ping. */
+  #encoder: PacketCodec.Encoder | undefined
+  #maximumPacketSize = Infinity
   readonly decoder: PacketCodec.Decoder
-  readonly handshake: Deferred.Deferred<HandshakeOutcome> = Deferred.makeUnsafe()
-  readonly ended: Deferred.Deferred<LinkLost> = Deferred.makeUnsafe()
-  readonly finalWritten: Deferred.Deferred<void> = Deferred.makeUnsafe()
+  /** What waits for the outcome of the handshake, and for the end; both are made for the first who does. */
+  #shaken: Deferred.Deferred<HandshakeOutcome> | undefined
+  #over: Deferred.Deferred<LinkLost> | undefined
+  #finalWritten: Deferred.Deferred<void> | undefined
   /** Where the options ask for enhanced authentication. */
   readonly authenticator: Authenticator | undefined
-  readonly writerWake: Queue.Queue<void>
-  readonly keepAliveWake: Queue.Queue<void>
+  readonly writerWake: Signal
+  /** Told of every ping that is on its way, since it has a deadline. */
+  timer: { readonly onPingFlushed: () => void } | undefined
+  /** Told of the end of the connection. */
+  watcher: Watcher | undefined
   /** Whether earlier attempts have put the session in doubt. */
   readonly isInDoubt: boolean
   phase: "handshake" | "open" | "over" = "handshake"
@@ -90,8 +106,8 @@ export class LinkState implements CommitTarget {
   #handshakeOutcome: HandshakeOutcome | undefined
   /** The first byte that came. */
   #first: number | undefined
-  #pingsQueued: Array<Ping> = []
-  #pingsWritten: Array<Ping> = []
+  #pingsQueued: Array<Ping> = noArray()
+  #pingsWritten: Array<Ping> = noArray()
 
   constructor(
     core: ClientCore,
@@ -99,20 +115,18 @@ export class LinkState implements CommitTarget {
     plan: SessionPlan,
     onAccepted: (negotiated: Negotiated) => void,
     stream: Stream,
-    queues: { readonly writerWake: Queue.Queue<void>; readonly keepAliveWake: Queue.Queue<void> },
+    writerWake: Signal,
     authenticator: Authenticator | undefined = undefined
   ) {
     this.core = core
     this.isInDoubt = core.isSessionInDoubt
     this.options = options
-    this.plan = plan
-    this.onAccepted = onAccepted
+    this.#plan = plan
+    this.#onAccepted = onAccepted
     this.stream = stream
     this.authenticator = authenticator
-    this.writerWake = queues.writerWake
-    this.keepAliveWake = queues.keepAliveWake
+    this.writerWake = writerWake
     const { maximumPacketSize, protocolVersion, requestProblemInformation, topicAliasMaximum } = options
-    this.encoder = PacketCodec.makeEncoder({ protocolVersion })
     this.decoder = PacketCodec.makeDecoder({
       protocolVersion,
       maximumPacketSize,
@@ -122,8 +136,41 @@ export class LinkState implements CommitTarget {
     this.keepAlive = KeepAlive.make({ keepAlive: 0, pingTimeout: 0, now: core.now() })
   }
 
+  /** Waits for the outcome of the handshake, which only one may do. */
+  get handshake(): Effect.Effect<HandshakeOutcome> {
+    return Effect.map(Effect.suspend(() => Deferred.await(this.#shaken ??= Deferred.makeUnsafe())), (outcome) => {
+      this.#shaken = undefined
+      return outcome
+    })
+  }
+
+  #tell(outcome: HandshakeOutcome): void {
+    Deferred.doneUnsafe(this.#shaken ??= Deferred.makeUnsafe(), Exit.succeed(outcome))
+  }
+
+  /** Waits for the end of the connection, if it was not we who ended it. */
+  get ended(): Effect.Effect<LinkLost> {
+    return Effect.suspend(() =>
+      this.cause === undefined ? Deferred.await(this.#over ??= Deferred.makeUnsafe()) : Effect.succeed(this.cause)
+    )
+  }
+
+  get finalWritten(): Deferred.Deferred<void> {
+    return this.#finalWritten ??= Deferred.makeUnsafe()
+  }
+
+  get encoder(): PacketCodec.Encoder {
+    return this.#encoder ??= this.#makeEncoder()
+  }
+
+  #makeEncoder(): PacketCodec.Encoder {
+    const encoder = PacketCodec.makeEncoder({ protocolVersion: this.options.protocolVersion })
+    encoder.maximumPacketSize = this.#maximumPacketSize
+    return encoder
+  }
+
   readonly wakeWriter = (): void => {
-    Queue.offerUnsafe(this.writerWake, undefined)
+    this.writerWake.offer()
     this.core.committer?.wake()
   }
 
@@ -154,7 +201,7 @@ export class LinkState implements CommitTarget {
     if (this.#handshakeOutcome !== undefined) {
       const outcome = this.#handshakeOutcome
       this.#handshakeOutcome = undefined
-      Deferred.doneUnsafe(this.handshake, Exit.succeed(outcome))
+      this.#tell(outcome)
     }
     if (this.phase === "open" && core.hasOutput) this.wakeWriter()
   }
@@ -209,7 +256,7 @@ export class LinkState implements CommitTarget {
   /** The exchange failed on our side, which ends the connection, or the handshake. */
   failAuthentication(error: AuthenticationFailed): void {
     this.#failAuthentication(error)
-    if (this.#handshakeOutcome !== undefined) Deferred.doneUnsafe(this.handshake, Exit.succeed(this.#handshakeOutcome))
+    if (this.#handshakeOutcome !== undefined) this.#tell(this.#handshakeOutcome)
   }
 
   #failAuthentication(error: AuthenticationFailed): void {
@@ -218,7 +265,7 @@ export class LinkState implements CommitTarget {
   }
 
   #onConnack(packet: Packet.Connack): ProtocolFault.ProtocolFault | undefined {
-    const outcome: ConnackOutcome = onConnack(this.options, this.plan, packet)
+    const outcome: ConnackOutcome = onConnack(this.options, this.#plan!, packet)
     if (this.authenticator !== undefined && (outcome._tag === "Accepted" || outcome._tag === "Discard")) {
       const failed = this.authenticator.conclude(packet.properties?.authenticationData)
       if (failed !== undefined) {
@@ -246,15 +293,20 @@ export class LinkState implements CommitTarget {
 
   #accept(negotiated: Negotiated): void {
     this.phase = "open"
-    this.encoder.maximumPacketSize = negotiated.maximumPacketSize
+    this.#maximumPacketSize = negotiated.maximumPacketSize
+    // AUTH may have needed it already.
+    if (this.#encoder !== undefined) this.#encoder.maximumPacketSize = negotiated.maximumPacketSize
     this.keepAlive = {
       ...this.keepAlive,
       keepAlive: negotiated.keepAliveMillis,
       pingTimeout: this.options.pingTimeoutMillis ?? negotiated.keepAliveMillis
     }
-    this.onAccepted(negotiated)
+    this.#onAccepted?.(negotiated)
+    this.#onAccepted = undefined
+    const plan = this.#plan!
+    this.#plan = undefined
     if (this.core.committer !== undefined) this.core.committer.target = this
-    this.core.open(negotiated, negotiated.sessionPresent && this.plan.resumes, this.wakeWriter, this.isInDoubt)
+    this.core.open(negotiated, negotiated.sessionPresent && plan.resumes, this.wakeWriter, this.isInDoubt)
     this.#handshakeOutcome = { _tag: "Accepted", negotiated }
   }
 
@@ -298,7 +350,7 @@ export class LinkState implements CommitTarget {
         ? new ClosedBeforeConnack({ address: this.address, cause: error })
         : fromTransportError(error)
       this.#fail(reason, undefined)
-      Deferred.doneUnsafe(this.handshake, Exit.succeed(this.#handshakeOutcome!))
+      this.#tell(this.#handshakeOutcome!)
     } else {
       this.end(new TransportLost({ cause: error }))
     }
@@ -357,13 +409,14 @@ export class LinkState implements CommitTarget {
     this.#dropKept()
     this.core.close()
     this.failPings(new PingError({ reason: cause }))
-    Deferred.doneUnsafe(this.ended, Exit.succeed(cause))
+    if (this.#over !== undefined) Deferred.doneUnsafe(this.#over, Exit.succeed(cause))
+    this.watcher?.nudge()
   }
 
   failPings(error: PingError): void {
     const pings = [...this.#pingsWritten, ...this.#pingsQueued]
-    this.#pingsWritten = []
-    this.#pingsQueued = []
+    this.#pingsWritten = noArray()
+    this.#pingsQueued = noArray()
     for (const { resume } of pings) if (resume !== undefined) this.core.defer(() => resume(Effect.fail(error)))
   }
 
@@ -373,6 +426,7 @@ export class LinkState implements CommitTarget {
 
   queuePing(resume: Ping["resume"]): Ping {
     const ping: Ping = { sentAt: 0, resume }
+    this.#pingsQueued = ownArray(this.#pingsQueued)
     this.#pingsQueued.push(ping)
     KeepAlive.pingQueued(this.keepAlive)
     this.wakeWriter()
@@ -381,9 +435,10 @@ export class LinkState implements CommitTarget {
 
   /** The bytes that are to be written next, or undefined if there are none. */
   next(): Uint8Array | undefined {
-    const { core, encoder } = this
+    const { core } = this
     if (this.final !== undefined) {
       if (this.finalTaken) return undefined
+      const { encoder } = this
       if (this.#acknowledgesFirst) {
         // What is about to be kept, or is kept, goes before.
         if (core.committer?.isCommitting === true) {
@@ -407,6 +462,8 @@ export class LinkState implements CommitTarget {
       return bytes
     }
     const auth = this.authenticator?.outgoing
+    if (auth === undefined && core.committer === undefined && !core.hasOutput) return this.#onlyPings(now)
+    const { encoder } = this
     if (auth !== undefined) {
       this.authenticator!.outgoing = undefined
       if (encoder.encode(auth) !== undefined) {
@@ -417,13 +474,7 @@ export class LinkState implements CommitTarget {
       }
     }
     if (this.phase !== "open") return auth === undefined ? undefined : encoder.take()
-    for (const ping of this.#pingsQueued) {
-      encoder.encode({ _tag: "Pingreq" })
-      ping.sentAt = now
-      this.#pingsWritten.push(ping)
-    }
-    this.#hasPings = this.#pingsQueued.length > 0
-    this.#pingsQueued = []
+    for (let count = this.#takePings(now); count > 0; count--) encoder.encode({ _tag: "Pingreq" })
     core.startBatch()
     const fault = core.committer === undefined
       ? core.collect(encoder, collectBytes)
@@ -445,6 +496,28 @@ export class LinkState implements CommitTarget {
   }
 
   #hasPings = false
+
+  /** Says how many pings are to be written now. */
+  #takePings(now: number): number {
+    const pings = this.#pingsQueued
+    this.#hasPings = pings.length > 0
+    if (pings.length === 0) return 0
+    this.#pingsQueued = noArray()
+    for (const ping of pings) ping.sentAt = now
+    this.#pingsWritten = [...this.#pingsWritten, ...pings]
+    return pings.length
+  }
+
+  /** The bytes where there is nothing else to write, for which the memory of an encoder is not needed. */
+  #onlyPings(now: number): Uint8Array | undefined {
+    if (this.phase !== "open") return undefined
+    const count = this.#takePings(now)
+    if (count > 0) this.core.writing = true
+    this.core.endBatch()
+    if (count === 0) return undefined
+    KeepAlive.writeStarted(this.keepAlive, now)
+    return count === 1 ? pingreq : new Uint8Array(2 * count).map((_, at) => pingreq[at % 2]!)
+  }
 
   // ---------------------------------------------------------------------------
   // behind the session store
@@ -506,7 +579,7 @@ export class LinkState implements CommitTarget {
     if (this.#hasPings) {
       this.#hasPings = false
       KeepAlive.pingFlushed(this.keepAlive, now)
-      Queue.offerUnsafe(this.keepAliveWake, undefined)
+      this.timer?.onPingFlushed()
     }
     core.writing = false
     core.endBatch()

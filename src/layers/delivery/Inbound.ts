@@ -31,21 +31,23 @@ export class Inbound {
     return this.#spill ??= new Spill(
       committer.store,
       committer.journal,
-      (receipt) => this.core.hooks.settle(receipt),
+      (receipt) => this.core.settle(receipt),
       (receipt) => this.core.inbox.standing(receipt)._tag !== "SessionLost"
     )
   }
 
   /** Waits until consumers have made room for what the next connection will bring, where the last one brought too much. */
-  readonly awaitRoom: Effect.Effect<void> = Effect.callback((resume) => {
-    const { inbox } = this.core
-    if (inbox.hasRoom) return resume(Effect.void)
-    // Room comes about in the middle of a change of state, so that who waits for it runs later.
-    inbox.onRoom = () => resume(Effect.yieldNow)
-    return Effect.sync(() => {
-      inbox.onRoom = undefined
+  get awaitRoom(): Effect.Effect<void> {
+    return Effect.callback((resume) => {
+      const { inbox } = this.core
+      if (inbox.hasRoom) return resume(Effect.void)
+      // Room comes about in the middle of a change of state, so that who waits for it runs later.
+      inbox.onRoom = () => resume(Effect.yieldNow)
+      return Effect.sync(() => {
+        inbox.onRoom = undefined
+      })
     })
-  })
+  }
 
   onPublish(packet: Packet.Publish): ProtocolFault.ProtocolFault | undefined {
     if (this.core.events.isWatched) {

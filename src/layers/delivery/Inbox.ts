@@ -12,6 +12,7 @@ import * as Fault from "../../protocol/ProtocolFault.ts"
 import type { Session } from "../../protocol/Session.ts"
 import type { AckResult, Message } from "../../services/Message.ts"
 import type { Journal } from "../store/Journal.ts"
+import { noArray, noMap, noSet, ownArray, ownMap, ownSet } from "../../protocol/EmptyCollections.ts"
 
 /** A received QoS 1 or 2 message that is not acknowledged. */
 export interface Receipt {
@@ -103,21 +104,21 @@ export class Inbox {
   onRoom: (() => void) | undefined
   #receiveMaximum = 65535
   /** Waiting for their turn to be acknowledged, in order of arrival; only of the present connection. */
-  #puback: Array<Receipt> = []
-  #pubrec: Array<Receipt> = []
+  #puback: Array<Receipt> = noArray()
+  #pubrec: Array<Receipt> = noArray()
   /** QoS 2 messages by identifier until PUBREC was sent; they outlive the connection. */
-  readonly #held = new Map<number, Receipt>()
+  #held = noMap<number, Receipt>()
   /** Messages of a lost session that somebody still is to take. */
-  readonly #adrift = new Set<Receipt>()
-  #parked: Array<Parked> = []
+  #adrift = noSet<Receipt>()
+  #parked: Array<Parked> = noArray()
   /** Those of them that are kept for a bounded time. */
   #unclaimed = 0
   /** Messages of this connection that count against our Receive Maximum. */
   #outstanding = 0
   #arrivals = 0
-  readonly #outstandingQos2 = new Set<number>()
+  #outstandingQos2 = noSet<number>()
   /** Acknowledgements for the writer. */
-  #acks: Array<Puback | Pubrec | Pubcomp> = []
+  #acks: Array<Puback | Pubrec | Pubcomp> = noArray()
 
   constructor(session: Session<unknown>, options: InboxOptions, hooks: InboxHooks) {
     this.#session = session
@@ -173,7 +174,7 @@ export class Inbox {
 
   takeAcks(): ReadonlyArray<Puback | Pubrec | Pubcomp> {
     const acks = this.#acks
-    this.#acks = []
+    this.#acks = noArray()
     return acks
   }
 
@@ -200,13 +201,15 @@ export class Inbox {
     this.#receiveMaximum = receiveMaximum
     this.#outstanding = 0
     this.#outstandingQos2.clear()
-    this.#acks = []
+    this.#acks = noArray()
     const open = [...this.#puback, ...this.#pubrec]
-    this.#puback = []
-    this.#pubrec = []
+    this.#puback = noArray()
+    this.#pubrec = noArray()
     if (!sessionPresent) {
       // The server has forgotten them, and their identifiers mean something else now. Who still waits for them gets them.
-      for (const receipt of [...open, ...this.#held.values()]) if (!receipt.settled) this.#adrift.add(receipt)
+      for (const receipt of [...open, ...this.#held.values()]) {
+        if (!receipt.settled) this.#adrift = ownSet(this.#adrift).add(receipt)
+      }
       this.#held.clear()
       this.#epoch = this.#generation
       this.#giveAdriftAgain()
@@ -248,7 +251,7 @@ export class Inbox {
       // First, so that a message beyond our Receive Maximum is not taken for one that was received.
       const fault = this.#outstandingQos2.has(id) ? undefined : this.#countOne()
       if (fault !== undefined) return fault
-      this.#outstandingQos2.add(id)
+      this.#outstandingQos2 = ownSet(this.#outstandingQos2).add(id)
       const outcome = this.#session.onPublish(id)
       if (outcome === "again") {
         this.#order(this.#receipt(packet, toMessage, true))
@@ -269,7 +272,8 @@ export class Inbox {
         return undefined
       }
       const receipt = this.#receipt(packet, toMessage, false)
-      this.#held.set(id, receipt)
+      this.#held = ownMap(this.#held).set(id, receipt)
+      this.#pubrec = ownArray(this.#pubrec)
       this.#pubrec.push(receipt)
       return receipt
     }
@@ -277,6 +281,7 @@ export class Inbox {
     if (fault !== undefined) return fault
     if (!this.#hasRoomFor(packet)) return undefined
     const receipt = this.#receipt(packet, toMessage, false)
+    this.#puback = ownArray(this.#puback)
     this.#puback.push(receipt)
     return receipt
   }
@@ -287,6 +292,7 @@ export class Inbox {
     // Each PUBCOMP lets the server send one more, also that of a PUBLISH from before this connection (MQTT 5.0 §4.9).
     this.#outstandingQos2.delete(packetId)
     this.#outstanding--
+    this.#acks = ownArray(this.#acks)
     this.#acks.push({ _tag: "Pubcomp", packetId, reasonCode, properties: undefined })
   }
 
@@ -322,6 +328,7 @@ export class Inbox {
    */
   park(receipt: Receipt, now: number, isDurable: boolean): void {
     const isKept = isDurable || this.#options.unclaimed === "hold"
+    this.#parked = ownArray(this.#parked)
     this.#parked.push({ receipt, until: isKept ? Infinity : now + parkedMillis })
     if (isKept || ++this.#unclaimed <= parkedMaximum) return
     this.#drop(this.#parked.findIndex(({ until }) => until !== Infinity))
@@ -437,6 +444,7 @@ export class Inbox {
   }
 
   #order(receipt: Receipt): void {
+    this.#pubrec = ownArray(this.#pubrec)
     this.#pubrec.push(receipt)
     this.#pump(2)
   }
@@ -452,6 +460,7 @@ export class Inbox {
       if (reasonCode >= 0x80 && this.#link !== "up") break
       if (qos === 1) {
         this.#outstanding--
+        this.#acks = ownArray(this.#acks)
         this.#acks.push({ _tag: "Puback", packetId, reasonCode, properties: undefined })
       } else {
         this.#held.delete(packetId)
@@ -463,6 +472,7 @@ export class Inbox {
           if (this.#outstandingQos2.delete(packetId)) this.#outstanding--
           this.journal?.completed(packetId)
         }
+        this.#acks = ownArray(this.#acks)
         this.#acks.push({ _tag: "Pubrec", packetId, reasonCode, properties: undefined })
       }
     }

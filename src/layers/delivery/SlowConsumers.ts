@@ -1,17 +1,21 @@
 /**
- * Looks at the time for subscribers that hold back acknowledgements and are not to do so for long.
+ * Looks at the time for subscribers that hold back acknowledgements and are not to do so for long. It runs only while there
+ * are any.
  *
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
-import * as Queue from "effect/Queue"
+import * as Fiber from "effect/Fiber"
+import * as Scheduler from "effect/Scheduler"
 import type { ClientCore } from "../ClientCore.ts"
+import { Signal } from "../Signal.ts"
 import type { Subscriber } from "./Subscriber.ts"
 
 export class SlowConsumers {
   readonly #core: ClientCore
   readonly #watched = new Set<Subscriber>()
-  #signal: Queue.Queue<void> | undefined
+  #signal: Signal | undefined
+  #fiber: Fiber.Fiber<void> | undefined
 
   constructor(core: ClientCore) {
     this.#core = core
@@ -21,12 +25,21 @@ export class SlowConsumers {
   watch(subscriber: Subscriber): void {
     if (this.#watched.has(subscriber)) return
     this.#watched.add(subscriber)
-    if (this.#signal !== undefined) Queue.offerUnsafe(this.#signal, undefined)
+    this.#look()
   }
 
   /** A connection began. */
   wake(): void {
-    if (this.#watched.size > 0 && this.#signal !== undefined) Queue.offerUnsafe(this.#signal, undefined)
+    if (this.#watched.size > 0) this.#look()
+  }
+
+  #look(): void {
+    if (this.#fiber === undefined) this.#fiber = this.#core.fork(SlowConsumers.#run.call(this))
+    else this.#signal?.offer()
+  }
+
+  get stop(): Effect.Effect<void> {
+    return Effect.suspend(() => this.#fiber === undefined ? Effect.void : Fiber.interrupt(this.#fiber))
   }
 
   /** Relieves those whose time is up; gives the time at which to look again. */
@@ -57,14 +70,16 @@ export class SlowConsumers {
     return next
   }
 
-  /** The loop. */
-  readonly run: Effect.Effect<never> = Effect.gen({ self: this }, function*() {
-    const signal = yield* Queue.dropping<void>(1)
+  static readonly #run = Effect.fnUntraced(function*(this: SlowConsumers) {
+    const signal = new Signal(yield* Scheduler.Scheduler)
     this.#signal = signal
-    while (true) {
-      const next = this.#sweep()
-      const wait = next === undefined ? Effect.never : Effect.sleep(Math.max(1, Math.ceil(next - this.#core.now())))
-      yield* Effect.raceFirst(wait, Queue.take(signal))
+    for (let next = this.#sweep(); next !== undefined; next = this.#sweep()) {
+      yield* Effect.raceFirst(
+        Effect.sleep(Math.max(1, Math.ceil(next - this.#core.now()))),
+        signal.andThen(Effect.void)
+      )
     }
+    this.#signal = undefined
+    this.#fiber = undefined
   })
 }

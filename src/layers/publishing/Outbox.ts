@@ -7,9 +7,12 @@
  *
  * @since 0.1.0
  */
+import type * as Effect from "effect/Effect"
 import type { PublishProperties, QoS } from "../../protocol/Packet.ts"
+import type { PublishResult } from "../../services/MqttClient.ts"
 import { OutboxFull, PacketTooLarge } from "../../services/MqttError.ts"
-import type { PublishPhase, PublishReason } from "../../services/MqttError.ts"
+import type { PublishError, PublishPhase, PublishReason } from "../../services/MqttError.ts"
+import { noArray, ownArray } from "../../protocol/EmptyCollections.ts"
 
 /** One publish from its call to its end. */
 export interface Entry {
@@ -35,6 +38,8 @@ export interface Entry {
   sequence: number
   /** Ends the caller's wait; undefined once there is nobody waiting. One of a batch only notes the outcome. */
   resume: ((outcome: Outcome, entry: Entry) => void) | undefined
+  /** The fiber that `resume` lets go on, where it is one. A function for each entry would be one more to collect. */
+  caller?: ((outcome: Effect.Effect<PublishResult, PublishError>) => void) | undefined
   /** The caller's own id. */
   id?: string | undefined
   /** Whether the session store has it. */
@@ -45,6 +50,55 @@ export interface Entry {
   isRepublished?: boolean | undefined
   /** The batch that it belongs to, which gives the next message once this one has its place. */
   batch?: Batch | undefined
+}
+
+/** A new entry; see `PublishPacket` for why a constructor makes it. */
+export class NewEntry implements Entry {
+  declare readonly topic: string
+  declare readonly payload: Uint8Array
+  declare readonly qos: QoS
+  declare readonly retain: boolean
+  declare readonly properties: PublishProperties | undefined
+  declare readonly size: number
+  declare readonly at: number
+  declare state: Entry["state"]
+  declare phase: PublishPhase
+  declare sequence: number
+  declare resume: Entry["resume"]
+  declare caller: Entry["caller"]
+  declare id: string | undefined
+  declare isKept: boolean
+  declare isRestored: boolean
+  declare isRepublished: boolean
+  declare batch: Batch | undefined
+
+  constructor(
+    topic: string,
+    payload: Uint8Array,
+    qos: QoS,
+    retain: boolean,
+    properties: PublishProperties | undefined,
+    size: number,
+    at: number
+  ) {
+    this.topic = topic
+    this.payload = payload
+    this.qos = qos
+    this.retain = retain
+    this.properties = properties
+    this.size = size
+    this.at = at
+    this.state = "queued"
+    this.phase = "queued"
+    this.sequence = 0
+    this.resume = undefined
+    this.caller = undefined
+    this.id = undefined
+    this.isKept = false
+    this.isRestored = false
+    this.isRepublished = false
+    this.batch = undefined
+  }
 }
 
 /** Messages that were given to the outbox with one call. They have their places one behind the other. */
@@ -68,27 +122,29 @@ export interface Limits {
   readonly strategy: "suspend" | "dropOldest" | "dropNewest" | "fail"
 }
 
+/** What an outbox tells its surroundings. */
+export interface OutboxHooks {
+  /** The strategy dropped it. */
+  readonly onDrop: (entry: Entry) => void
+  /** Its caller is to be told. */
+  readonly finish: (entry: Entry, outcome: Outcome) => void
+}
+
 export class Outbox {
   #limits: Limits
   /** Live and removed entries in call order, from `#head` on. */
   #entries: Array<Entry> = []
   #head = 0
   #queued = 0
-  #waiting: Array<Entry> = []
+  #waiting: Array<Entry> = noArray()
   #waitingHead = 0
   #bytes = 0
   #sequence = 0
-  readonly #onDrop: (entry: Entry) => void
-  readonly #finish: (entry: Entry, outcome: Outcome) => void
+  readonly #hooks: OutboxHooks
 
-  /** `finish` tells the caller of an entry; `onDrop` is told of what the strategy dropped. */
-  constructor(
-    limits: Limits,
-    hooks: { readonly onDrop: (entry: Entry) => void; readonly finish: (entry: Entry, outcome: Outcome) => void }
-  ) {
+  constructor(limits: Limits, hooks: OutboxHooks) {
     this.#limits = limits
-    this.#onDrop = hooks.onDrop
-    this.#finish = hooks.finish
+    this.#hooks = hooks
   }
 
   /** Publishes of which no byte was sent and which are not waiting for room. */
@@ -142,12 +198,13 @@ export class Outbox {
     if (entry.size > maxBytes) {
       entry.state = "done"
       const reason = new PacketTooLarge({ size: entry.size, limit: maxBytes, of: "outbox" })
-      return this.#finish(entry, { _tag: "Failed", reason })
+      return this.#hooks.finish(entry, { _tag: "Failed", reason })
     }
     if (this.hasRoom(entry)) return this.#enqueue(entry)
     switch (strategy) {
       case "suspend":
         entry.state = "waiting"
+        this.#waiting = ownArray(this.#waiting)
         this.#waiting.push(entry)
         return
       case "dropOldest":
@@ -189,14 +246,14 @@ export class Outbox {
       this.#entries = this.#entries.slice(this.#head)
       this.#head = 0
     }
-    this.#admit()
+    if (this.#waiting.length > 0) this.#admit()
   }
 
   /** A QoS 1 or 2 message that was taken is over. */
   release(entry: Entry): void {
     entry.state = "done"
     this.#bytes -= entry.size
-    this.#admit()
+    if (this.#waiting.length > 0) this.#admit()
   }
 
   /** Puts messages that were taken back to the front, in their order, to be sent as new ones. */
@@ -266,7 +323,7 @@ export class Outbox {
 
   #takeWaiting(): Array<Entry> {
     const waiting = this.#waiting.slice(this.#waitingHead).filter((entry) => entry.state === "waiting")
-    this.#waiting = []
+    this.#waiting = noArray()
     this.#waitingHead = 0
     this.#removedWaiting = 0
     return waiting
@@ -304,15 +361,15 @@ export class Outbox {
     this.#entries.push(entry)
     this.#queued++
     this.#bytes += entry.size
-    if (entry.qos === 0) this.#finish(entry, taken)
+    if (entry.qos === 0) this.#hooks.finish(entry, taken)
   }
 
   #drop(entry: Entry): void {
     entry.state = "done"
-    this.#onDrop(entry)
+    this.#hooks.onDrop(entry)
     const { maxBytes, maxMessages, strategy } = this.#limits
     if (strategy !== "suspend") {
-      this.#finish(entry, { _tag: "Failed", reason: new OutboxFull({ strategy, maxMessages, maxBytes }) })
+      this.#hooks.finish(entry, { _tag: "Failed", reason: new OutboxFull({ strategy, maxMessages, maxBytes }) })
     }
   }
 
@@ -334,7 +391,7 @@ export class Outbox {
       this.#waitingHead++
     }
     if (this.#waitingHead > 0) {
-      this.#waiting = []
+      this.#waiting = noArray()
       this.#waitingHead = 0
     }
     return undefined

@@ -5,6 +5,7 @@
  */
 import type { ClientClosed, ClientHalted } from "../../services/MqttError.ts"
 import { PublishAbandoned } from "../../services/MqttError.ts"
+import { noMap, ownMap } from "../../protocol/EmptyCollections.ts"
 import type { Entry, Outcome } from "./Outbox.ts"
 
 type Waiter = (outcome: Outcome, entry: Entry) => void
@@ -22,9 +23,9 @@ interface Pending {
 }
 
 export class PublishIds {
-  readonly #pending = new Map<string, Pending>()
+  #pending = noMap<string, Pending>()
   /** Looks into the store that are under way. */
-  readonly #lookups = new Map<string, Set<Lookup>>()
+  #lookups = noMap<string, Set<Lookup>>()
 
   get(id: string): Entry | undefined {
     return this.#pending.get(id)?.entry
@@ -32,7 +33,7 @@ export class PublishIds {
 
   /** A publish begins, or was restored. */
   begin(entry: Entry): void {
-    if (entry.id !== undefined) this.#pending.set(entry.id, { entry, waiters: new Set() })
+    if (entry.id !== undefined) this.#pending = ownMap(this.#pending).set(entry.id, { entry, waiters: new Set() })
   }
 
   /** Waits for the outcome of the publish with this id. Gives the way to end the waiting, which says who else waits. */
@@ -68,7 +69,7 @@ export class PublishIds {
   /** A look into the store begins. */
   lookUp(id: string): Lookup {
     const lookups = this.#lookups.get(id) ?? new Set()
-    this.#lookups.set(id, lookups)
+    this.#lookups = ownMap(this.#lookups).set(id, lookups)
     const lookup: Lookup = {
       isStale: false,
       end: () => {

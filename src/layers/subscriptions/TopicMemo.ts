@@ -6,6 +6,7 @@
  *
  * @since 0.1.0
  */
+import { noMap, ownMap } from "../../protocol/EmptyCollections.ts"
 
 /** Topics in each of the two tables, at least, and how long they may be. */
 const rememberedTopics = 4096
@@ -21,7 +22,7 @@ export class TopicMemo<A> {
    */
   #capacity = rememberedTopics
   #recent = new Map<string, A>()
-  #older = new Map<string, A>()
+  #older = noMap<string, A>()
   #misses = 0
   #pausing = 0
 
@@ -67,6 +68,7 @@ export class TopicMemo<A> {
       this.#older = this.#recent
       this.#recent = emptied
     }
+    this.#recent = ownMap(this.#recent)
     this.#recent.set(topic, found)
     return found
   }

@@ -6,7 +6,7 @@
 import * as Effect from "effect/Effect"
 import { ClientClosed } from "../../services/MqttError.ts"
 import type { ClientCore } from "../ClientCore.ts"
-import type { Link } from "../connection/Connection.ts"
+import type { Link } from "../connection/Link.ts"
 
 /** Takes nothing new, and waits for what was taken to be sent and acknowledged, as long as the link lives. */
 export const drain = (core: ClientCore, link: Link, withinMillis: number): Effect.Effect<void> => {

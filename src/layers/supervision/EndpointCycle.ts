@@ -8,6 +8,7 @@
 import { ServerReference } from "../../protocol/index.ts"
 import * as Endpoint from "../../services/Endpoint.ts"
 import type { EndpointFailure } from "../../services/MqttError.ts"
+import { noMap, ownMap } from "../../protocol/EmptyCollections.ts"
 import type { ResolvedEndpoint, ResolvedOptions } from "../../services/ResolvedOptions.ts"
 
 /** Servers that a client lets itself be sent to, one after the other, before it gives up. */
@@ -38,8 +39,11 @@ export type Outcome =
 
 const next: Outcome = { _tag: "Next" }
 
+const none: ReadonlyArray<never> = []
+
 interface Entry extends ResolvedEndpoint {
   readonly key: string
+  readonly url: string
 }
 
 /** Entries with a key that does not depend on their place; one that is listed twice has two. */
@@ -49,7 +53,7 @@ const keyed = (endpoints: ReadonlyArray<ResolvedEndpoint>): ReadonlyArray<Entry>
     const url = Endpoint.toUrl(entry.endpoint)
     const count = counts.get(url) ?? 0
     counts.set(url, count + 1)
-    return { ...entry, key: count === 0 ? url : `${url}#${count}` }
+    return { ...entry, key: count === 0 ? url : `${url}#${count}`, url }
   })
 }
 
@@ -67,18 +71,18 @@ const shuffle = (keys: Array<string>, random: () => number): Array<string> => {
 export class EndpointCycle {
   readonly #random: () => number
   #current: Candidate | undefined
-  #entries: ReadonlyArray<Entry> = []
+  #entries: ReadonlyArray<Entry> = none
   /** The keys in the order of this round. */
-  #order: ReadonlyArray<string> = []
-  readonly #tried = new Set<string>()
+  #order: ReadonlyArray<string> = none
+  #tried: ReadonlyArray<string> = none
   #attempts = 0
   /** Endpoints that refused for good, and why, where an attempt failed. */
-  readonly #out = new Map<string, EndpointFailure | undefined>()
-  #failures: Array<EndpointFailure> = []
+  #out = noMap<string, EndpointFailure | undefined>()
+  #failures: ReadonlyArray<EndpointFailure> = none
   /** Where a redirect leads: to be tried before the round goes on. */
-  #redirects: ReadonlyArray<Candidate> = []
+  #redirects: ReadonlyArray<Candidate> = none
   /** Where endpoints of the list have moved for good. */
-  readonly #moved = new Map<string, Endpoint.Endpoint>()
+  #moved = noMap<string, Endpoint.Endpoint>()
   /** The endpoint that was connected last. */
   #last: string | undefined
   /** Whether this round begins with it, whatever the options say. */
@@ -101,26 +105,31 @@ export class EndpointCycle {
       this.#redirects = this.#redirects.slice(this.#redirects.indexOf(redirect) + 1)
       return this.#current = redirect
     }
-    this.#redirects = []
-    if (this.#attempts === 0 || this.#order.length !== this.#entries.length || !this.#entries.every(this.#isOrdered)) {
+    this.#redirects = none
+    if (
+      this.#attempts === 0 || this.#order.length !== this.#entries.length ||
+      !this.#entries.every(({ key }) => this.#order.includes(key))
+    ) {
       this.#order = this.#arrange(options)
     }
-    let key = this.#order.find(this.#isOpen)
+    let key = this.#order.find((key) => this.#isOpen(key))
     if (key === undefined) {
       // The list is not the one of before, or all of it is out.
       this.begin()
       if (this.#order.every((key) => this.#out.has(key))) this.#out.clear()
-      key = this.#order.find(this.#isOpen)!
+      key = this.#order.find((key) => this.#isOpen(key))!
     }
-    this.#tried.add(key)
+    this.#tried = this.#tried.concat(key)
     this.#attempts++
-    const endpoint = this.#moved.get(key) ?? this.#entries.find((entry) => entry.key === key)!.endpoint
-    return this.#current = { key, endpoint, url: Endpoint.toUrl(endpoint), hops: [], isMove: true }
+    const entry = this.#entries.find((entry) => entry.key === key)!
+    const endpoint = this.#moved.get(key) ?? entry.endpoint
+    const url = endpoint === entry.endpoint ? entry.url : Endpoint.toUrl(endpoint)
+    return this.#current = { key, endpoint, url, hops: none, isMove: true }
   }
 
-  readonly #isOrdered = ({ key }: Entry): boolean => this.#order.includes(key)
-
-  readonly #isOpen = (key: string): boolean => !this.#tried.has(key) && !this.#out.has(key)
+  #isOpen(key: string): boolean {
+    return !this.#tried.includes(key) && !this.#out.has(key)
+  }
 
   #arrange({ afterLoss, order }: ResolvedOptions): ReadonlyArray<string> {
     const keys = this.#entries.map(({ key }) => key)
@@ -144,10 +153,10 @@ export class EndpointCycle {
 
   /** A new round begins; with `stays`, at the endpoint that was connected last. */
   begin(stays = false): void {
-    this.#tried.clear()
+    this.#tried = none
     this.#attempts = 0
-    this.#failures = []
-    this.#redirects = []
+    this.#failures = none
+    this.#redirects = none
     this.#stays = stays
   }
 
@@ -170,19 +179,24 @@ export class EndpointCycle {
 
   connected(): void {
     const current = this.#current!
-    if (current.hops.length > 0 && current.isMove) this.#moved.set(current.key, current.endpoint)
+    if (current.hops.length > 0 && current.isMove) this.#moved = ownMap(this.#moved).set(current.key, current.endpoint)
     this.#last = current.key
-    this.#failures = []
-    this.#redirects = []
+    if (this.#entries.length === 1) {
+      // There is nothing to go on with.
+      this.#order = none
+      this.#tried = none
+    }
+    this.#failures = none
+    this.#redirects = none
     this.#stays = false
   }
 
   /** An attempt failed. */
   failed(failure: EndpointFailure, isRetryable: boolean): Outcome {
     const current = this.#current!
-    this.#failures.push(failure)
+    this.#failures = this.#failures.concat(failure)
     if (this.#redirects.length > 0) return next
-    if (!isRetryable) this.#out.set(current.key, failure)
+    if (!isRetryable) this.#out = ownMap(this.#out).set(current.key, failure)
     return this.#outcome()
   }
 
@@ -195,7 +209,7 @@ export class EndpointCycle {
       this.#out.clear()
       if (this.#entries.length > 1) this.begin()
     }
-    if (!isRetryable) this.#out.set(this.#current!.key, undefined)
+    if (!isRetryable) this.#out = ownMap(this.#out).set(this.#current!.key, undefined)
     return this.#outcome()
   }
 
@@ -205,7 +219,7 @@ export class EndpointCycle {
       const earlier = [...this.#out.values()].filter((failure) => failure !== undefined)
       return { _tag: "Exhausted", failures: [...new Set([...earlier, ...this.#failures])] }
     }
-    if (this.#attempts < keys.length && keys.some(this.#isOpen)) return next
+    if (this.#attempts < keys.length && keys.some((key) => this.#isOpen(key))) return next
     return { _tag: "Over", failures: this.#failures }
   }
 
@@ -224,7 +238,7 @@ export class EndpointCycle {
     if (reference === undefined || !("host" in endpoint)) return "ignored"
     const references = ServerReference.parse(reference)
     if (references.length === 0) return "ignored"
-    this.#redirects = []
+    this.#redirects = none
     if (current.hops.length >= maximumHops) return "tooMany"
     const hops = [...current.hops, current.url]
     this.#redirects = references.map(({ host, port }): Candidate => {

@@ -41,14 +41,18 @@ export interface Loss {
 export class Judge {
   readonly #cycle: EndpointCycle
   readonly #random: () => number
-  readonly #emit: (event: ClientEvent) => void
+  readonly #events: { readonly emit: (event: ClientEvent) => void }
   /** When others took our session over. */
   #takeovers: Array<number> = []
 
-  constructor(cycle: EndpointCycle, random: () => number, emit: (event: ClientEvent) => void) {
+  constructor(
+    cycle: EndpointCycle,
+    random: () => number,
+    events: { readonly emit: (event: ClientEvent) => void }
+  ) {
     this.#cycle = cycle
     this.#random = random
-    this.#emit = emit
+    this.#events = events
   }
 
   /** The user has asked to connect: what was before does not count. */
@@ -58,7 +62,20 @@ export class Judge {
   }
 
   /** An attempt failed; `tried` is undefined where it did not come to an endpoint. */
-  readonly failed = Effect.fnUntraced(function*(
+  failed(
+    reason: ConnectReason,
+    tried: Candidate | undefined,
+    options: ResolvedOptions
+  ): Effect.Effect<Verdict> {
+    return Judge.#failed.call(this, reason, tried, options)
+  }
+
+  /** A connection was lost. */
+  lost(cause: LinkLost, loss: Loss, options: ResolvedOptions): Effect.Effect<Verdict> {
+    return Judge.#lost.call(this, cause, loss, options)
+  }
+
+  static readonly #failed = Effect.fnUntraced(function*(
     this: Judge,
     reason: ConnectReason,
     tried: Candidate | undefined,
@@ -67,29 +84,28 @@ export class Judge {
     // A store that fails is no endpoint's fault.
     if (tried === undefined || reason._tag === "AllEndpointsFailed" || reason._tag === "SessionStoreError") {
       const error = new ConnectError({ reason })
-      this.#emit({ _tag: "ConnectFailed", error })
-      return (yield* this.#isRetryable(error, options)) ? wait(error) : halt(error)
+      this.#events.emit({ _tag: "ConnectFailed", error })
+      return (yield* Judge.#isRetryable.call(this, error, options)) ? wait(error) : halt(error)
     }
     const redirect = reason._tag === "ConnectRefused" ? this.#follow(reason, tried, options) : "ignored"
     if (redirect === "followed") return next
     const failure = { endpoint: tried.url, reason: redirect === "tooMany" ? tooManyRedirects(tried) : reason }
     const error = new ConnectError(failure)
-    this.#emit({ _tag: "ConnectFailed", error })
-    const outcome = this.#cycle.failed(failure, yield* this.#isRetryable(error, options))
+    this.#events.emit({ _tag: "ConnectFailed", error })
+    const outcome = this.#cycle.failed(failure, yield* Judge.#isRetryable.call(this, error, options))
     if (outcome._tag === "Next") return next
     const { failures } = outcome
     const cause = failures.length > 1 ? new ConnectError({ reason: new AllEndpointsFailed({ failures }) }) : error
     return outcome._tag === "Over" ? wait(cause) : halt(cause)
   })
 
-  /** A connection was lost. */
-  readonly lost = Effect.fnUntraced(function*(
+  static readonly #lost = Effect.fnUntraced(function*(
     this: Judge,
     cause: LinkLost,
     loss: Loss,
     options: ResolvedOptions
   ): Effect.fn.Return<Verdict> {
-    this.#emit({ _tag: "ConnectionLost", cause })
+    this.#events.emit({ _tag: "ConnectionLost", cause })
     const { reconnect } = options
     if (reconnect === false) return halt(cause)
     if (loss.isStable) this.#cycle.settled()
@@ -98,9 +114,9 @@ export class Judge {
     if (redirect === "followed") return next
     if (redirect === "tooMany") {
       const error = new ConnectError({ reason: tooManyRedirects(current), endpoint: current.url })
-      return (yield* this.#isRetryable(error, options)) ? wait(error) : halt(error)
+      return (yield* Judge.#isRetryable.call(this, error, options)) ? wait(error) : halt(error)
     }
-    const isRetryable = yield* this.#isRetryable(cause, options)
+    const isRetryable = yield* Judge.#isRetryable.call(this, cause, options)
     if (isRetryable && cause._tag === "ServerDisconnected" && cause.reasonCode === 0x8e) {
       return this.#onTakeover(cause, loss, reconnect.takeover)
     }
@@ -141,12 +157,14 @@ export class Judge {
     if (redirect === "ignore" || !names || serverReference === undefined) return "ignored"
     const permanent = reasonCode === 0x9d
     const result = this.#cycle.redirect(serverReference, permanent)
-    if (result === "followed") this.#emit({ _tag: "Redirected", from: url, reference: serverReference, permanent })
+    if (result === "followed") {
+      this.#events.emit({ _tag: "Redirected", from: url, reference: serverReference, permanent })
+    }
     return result
   }
 
   /** Whether it is worth trying again: the user has the last word. */
-  readonly #isRetryable = Effect.fnUntraced(function*(
+  static readonly #isRetryable = Effect.fnUntraced(function*(
     this: Judge,
     failure: ConnectError | LinkLost,
     { reconnect }: ResolvedOptions

@@ -6,17 +6,20 @@
  * loop, so a command that comes while another is carried out is never lost. Every connection runs in a scope of its own,
  * which is closed before the next one begins.
  *
+ * While the client is connected, paused or halted, and nothing is to be waited for but the end of that, the loop rests: it
+ * has no fiber, and whoever has something for it starts one. Most clients are in this state for nearly all of their lives,
+ * and a fiber in the middle of a loop takes 2.5 KiB.
+ *
  * It owns the status, and knows no packets but DISCONNECT.
  *
  * @since 0.1.0
  */
 import * as Cause from "effect/Cause"
+import type * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
-import * as Scope from "effect/Scope"
-import * as SubscriptionRef from "effect/SubscriptionRef"
 import type { Packet } from "../../protocol/index.ts"
 import type { ClientOptions, Credentials } from "../../services/ClientOptions.ts"
 import {
@@ -28,56 +31,49 @@ import {
 } from "../../services/MqttError.ts"
 import type { ConnectReason, HaltReason, LinkLost } from "../../services/MqttError.ts"
 import type { ResolvedOptions } from "../../services/ResolvedOptions.ts"
-import type { Negotiated, Status } from "../../services/Status.ts"
+import type { Negotiated } from "../../services/Status.ts"
 import type { Transport } from "../../services/Transport.ts"
 import * as Backoff from "./Backoff.ts"
 import type { ClientCore } from "../ClientCore.ts"
 import { finalPacket, interruptions, normalDisconnect } from "./Command.ts"
 import type { Answer, Command } from "./Command.ts"
 import * as Connection from "../connection/Connection.ts"
+import type { Link } from "../connection/Link.ts"
 import { drain } from "./Drain.ts"
 import type { Candidate, EndpointCycle } from "./EndpointCycle.ts"
 import { brokerKey, sessionKey } from "../connection/Handshake.ts"
 import { checkClientId } from "../store/KeptSession.ts"
 import type { SessionRecord } from "../connection/Handshake.ts"
 import { Judge } from "./Judge.ts"
+import { connect, halted, paused, rests } from "./Mode.ts"
+import type { Connected, Mode, Off } from "./Mode.ts"
 import type { Verdict } from "./Judge.ts"
 import { evaluate, prefetch } from "./OptionsSource.ts"
 import type { OptionsSource } from "./OptionsSource.ts"
 import * as Renewal from "./Renewal.ts"
-
-/** What the client is doing. */
-type Mode =
-  | { readonly _tag: "Connect" }
-  | {
-    readonly _tag: "Connected"
-    readonly link: Connection.Link
-    readonly scope: Scope.Closeable
-    readonly at: number
-    readonly renewal: Renewal.Renewal | undefined
-  }
-  | { readonly _tag: "Wait"; readonly cause: ConnectError | LinkLost; readonly atLeastMillis: number }
-  | { readonly _tag: "Paused"; readonly done: Deferred.Deferred<void> }
-  | { readonly _tag: "Halted"; readonly cause: HaltReason; readonly done: Deferred.Deferred<void> | undefined }
-  | { readonly _tag: "Closed"; readonly done: Deferred.Deferred<void> }
-
-const connect: Mode = { _tag: "Connect" }
+import type { StatusCell } from "./StatusCell.ts"
+import type { SupervisorOptions } from "./SupervisorOptions.ts"
+import { noArray, ownArray } from "../../protocol/EmptyCollections.ts"
 
 export class Supervisor {
   readonly core: ClientCore
-  readonly status: SubscriptionRef.SubscriptionRef<Status>
+  readonly status: StatusCell
   /** Options of the next attempt. */
   source: OptionsSource
   /** The options that were evaluated last, before their check. */
   latest: ClientOptions
   /** The options that were used last. */
   resolved: ResolvedOptions
-  link: Connection.Link | undefined
+  link: Link | undefined
   isClosed = false
-  readonly #commands: Array<Command> = []
-  #command: Deferred.Deferred<void> = Deferred.makeUnsafe()
+  /** What runs the loop; undefined while it rests. */
+  #fiber: Fiber.Fiber<void> | undefined
+  #resting: Connected | Off | undefined
+  #commands: Array<Command> = noArray()
+  /** The command deferred, as long as somebody waits for it. */
+  #wake: Deferred.Deferred<void> | undefined
   /** Given by the first attempt's caller, by `resume` and by `reconnect`: all wait for the next outcome. */
-  #answers: Array<Answer> = []
+  #answers: Array<Answer> = noArray()
   readonly #generatedClientId: string
   /** The id that a server assigned, and which broker it was: to another one it means nothing, or somebody else. */
   #assigned: { readonly clientId: string; readonly broker: string } | undefined
@@ -86,7 +82,8 @@ export class Supervisor {
   #step: Backoff.Step | undefined
   readonly #random: () => number
   readonly #cycle: EndpointCycle
-  readonly #judge: Judge
+  /** Made when something has failed. */
+  #judged: Judge | undefined
   /** What the endpoints of the cycle were taken from. */
   #cycled: OptionsSource
   /** The endpoint of the next attempt, where it is known. */
@@ -104,19 +101,7 @@ export class Supervisor {
   /** The time that this took, which counts against the attempt. */
   #evaluationMillis: number
 
-  constructor(options: {
-    readonly core: ClientCore
-    readonly status: SubscriptionRef.SubscriptionRef<Status>
-    readonly source: OptionsSource
-    readonly initial: ClientOptions
-    readonly resolved: ResolvedOptions
-    readonly evaluationMillis: number
-    readonly generatedClientId: string
-    readonly first: Answer | undefined
-    /** Has chosen the first endpoint. */
-    readonly cycle: EndpointCycle
-    readonly random: () => number
-  }) {
+  constructor(options: SupervisorOptions) {
     this.core = options.core
     this.status = options.status
     this.source = options.source
@@ -131,9 +116,8 @@ export class Supervisor {
     this.#cycled = options.source
     this.#chosen = options.cycle.current
     this.#random = options.random
-    this.#judge = new Judge(options.cycle, options.random, (event) => this.core.events.emit(event))
     this.#failsFirst = options.first !== undefined
-    if (options.first !== undefined) this.#answers.push(options.first)
+    if (options.first !== undefined) (this.#answers = ownArray(this.#answers)).push(options.first)
   }
 
   /** The options that the next attempt is to have, as far as they are known now. */
@@ -141,39 +125,74 @@ export class Supervisor {
     return this.source._tag === "Given" ? this.source.options : this.latest
   }
 
-  /** Hands a command to the loop. */
-  submit(command: Command): void {
-    this.#commands.push(command)
-    Deferred.doneUnsafe(this.#command, Exit.void)
+  get #judge(): Judge {
+    return this.#judged ??= new Judge(this.#cycle, this.#random, this.core.events)
   }
 
-  /** The loop. It ends when the client is closed. */
-  readonly run: Effect.Effect<void, never, Transport> = Effect.suspend(() => this.#loop()).pipe(
-    Effect.onExit((exit) => Exit.isFailure(exit) && !this.isClosed ? this.#abandon(exit.cause) : Effect.void)
-  )
+  /** Hands a command to the loop. */
+  submit(command: Command): void {
+    this.#commands = ownArray(this.#commands)
+    this.#commands.push(command)
+    this.nudge()
+  }
 
-  readonly #loop = Effect.fnUntraced(function*(this: Supervisor) {
-    let mode: Mode = connect
+  /** Has the loop look at what there is. */
+  nudge(): void {
+    if (this.#wake !== undefined) Deferred.doneUnsafe(this.#wake, Exit.void)
+    const resting = this.#resting
+    if (resting === undefined) return
+    this.#resting = undefined
+    this.#fiber = Effect.runForkWith(this.core.services as Context.Context<Transport>)(this.#run(resting))
+  }
+
+  /** Starts the loop. */
+  get start(): Effect.Effect<void, never, Transport> {
+    return Effect.map(Effect.forkDetach(this.#run(connect)), (fiber) => void (this.#fiber = fiber))
+  }
+
+  /** Ends the loop, wherever it is. */
+  get stop(): Effect.Effect<void> {
+    return Effect.suspend(() => this.#fiber === undefined ? Effect.void : Fiber.interrupt(this.#fiber))
+  }
+
+  /** The loop. It ends when the client is closed, and when it rests. */
+  #run(mode: Mode): Effect.Effect<void, never, Transport> {
+    return Effect.onExit(
+      Supervisor.#loop.call(this, mode),
+      (exit) => Exit.isFailure(exit) && !this.isClosed ? this.#abandon(exit.cause) : Effect.void
+    )
+  }
+
+  static readonly #loop = Effect.fnUntraced(function*(this: Supervisor, mode: Mode) {
     while (mode._tag !== "Closed") {
+      if (this.#commands.length === 0 && rests(mode)) {
+        this.#resting = mode
+        this.#fiber = undefined
+        this.#wake = undefined
+        return
+      }
       switch (mode._tag) {
         case "Connect":
-          mode = yield* this.#connect()
+          mode = yield* Supervisor.#connect.call(this)
           break
         case "Connected":
-          mode = yield* this.#connected(mode)
+          mode = yield* Supervisor.#connected.call(this, mode)
           break
         case "Wait":
-          mode = yield* this.#wait(mode.cause, mode.atLeastMillis)
+          mode = yield* Supervisor.#wait.call(this, mode.cause, mode.atLeastMillis)
           break
         case "Paused":
-          mode = yield* this.#paused(mode.done)
+          mode = yield* Supervisor.#paused.call(this, mode.done)
           break
         case "Halted":
-          mode = yield* this.#halted(mode.cause, mode.done)
+          mode = yield* Supervisor.#halted.call(this, mode.cause, mode.done)
+          break
+        case "Off":
+          mode = yield* this.#off(mode)
           break
       }
     }
-    yield* this.#close()
+    yield* Supervisor.#close.call(this)
     yield* Deferred.succeed(mode.done, undefined)
   })
 
@@ -187,7 +206,7 @@ export class Supervisor {
       return Effect.flatMap(
         Effect.raceFirst(
           Effect.map(effect, (value) => ({ _tag: "Done" as const, value })),
-          Effect.as(Deferred.await(this.#command), undefined)
+          Effect.as(Deferred.await(this.#wake ??= Deferred.makeUnsafe()), undefined)
         ),
         (done) => done === undefined ? this.#orCommand(effect) : Effect.succeed(done)
       )
@@ -196,7 +215,7 @@ export class Supervisor {
 
   #takeCommand(): Command | undefined {
     const command = this.#commands.shift()
-    if (this.#commands.length === 0) this.#command = Deferred.makeUnsafe()
+    if (this.#commands.length === 0) this.#wake = undefined
     return command
   }
 
@@ -204,37 +223,37 @@ export class Supervisor {
   // modes
   // ---------------------------------------------------------------------------
 
-  readonly #connect = Effect.fnUntraced(function*(this: Supervisor): Effect.fn.Return<Mode, never, Transport> {
+  static readonly #connect = Effect.fnUntraced(function*(this: Supervisor): Effect.fn.Return<Mode, never, Transport> {
     this.#attempt++
     const attempt = this.#attempt
     const known = this.source._tag === "Given" ? this.source.resolved : this.#evaluated
     const endpoint = known === undefined ? undefined : this.#choose(known).url
-    const status = yield* SubscriptionRef.get(this.status)
+    const status = this.status.current
     // The status begins as the first attempt already; nobody is to see that attempt twice.
     if (status._tag !== "Connecting" || status.attempt !== attempt || status.endpoint !== endpoint) {
-      yield* SubscriptionRef.set(this.status, { _tag: "Connecting", attempt, endpoint })
+      yield* this.status.set({ _tag: "Connecting", attempt, endpoint })
     }
-    const scope = yield* Scope.make()
-    const opening = Connection.makeAttempt()
-    const fiber = yield* Effect.forkChild(Scope.provide(this.#open(opening), scope))
+    const opening = Connection.makeAttempt(this.core.services!)
+    const fiber = yield* Effect.forkChild(Supervisor.#open.call(this, opening))
     while (true) {
       const next = yield* this.#orCommand(Fiber.await(fiber))
       if (next._tag === "Done") {
         const exit = next.value
-        if (Exit.isSuccess(exit)) return yield* this.#onConnected(exit.value, scope, opening)
-        yield* Scope.close(scope, exit)
+        if (Exit.isSuccess(exit)) return yield* Supervisor.#onConnected.call(this, exit.value, opening)
+        yield* opening.link.close(exit)
         const reason = Cause.findErrorOption(exit.cause)
         if (reason._tag === "None") return yield* Effect.failCause(exit.cause as Cause.Cause<never>)
         return this.#carryOut(yield* this.#judge.failed(reason.value, this.#tried, this.resolved))
       }
       if (next._tag === "Resume") {
+        this.#answers = ownArray(this.#answers)
         this.#answers.push(next.done)
         continue
       }
       yield* Fiber.interrupt(fiber)
       if (next._tag === "Disconnect") this.#onSessionExpiry(next.packet)
       yield* opening.leave(finalPacket(next))
-      yield* Scope.close(scope, Exit.void)
+      yield* opening.link.close(Exit.void)
       const by = interruptions[next._tag]
       yield* this.#answerAll(Exit.fail(new ConnectError({ reason: new ConnectInterrupted({ by }) })))
       return this.#onCommand(next)
@@ -262,26 +281,27 @@ export class Supervisor {
     this.#step = undefined
     this.#judge.restart()
     this.#chosen = undefined
+    this.#answers = ownArray(this.#answers)
     this.#answers.push(done)
   }
 
-  readonly #onConnected = Effect.fnUntraced(function*(
+  static readonly #onConnected = Effect.fnUntraced(function*(
     this: Supervisor,
-    link: Connection.Link,
-    scope: Scope.Closeable,
+    link: Link,
     opening: Connection.Attempt
   ): Effect.fn.Return<Mode> {
     const { negotiated } = link
     const endpoint = this.#tried!.url
     this.#failsFirst = false
     this.link = link
+    link.watcher = this
     this.#cycle.connected()
     this.core.events.emit({ _tag: "Connected", negotiated, endpoint })
-    yield* SubscriptionRef.set(this.status, { _tag: "Connected", negotiated, endpoint })
+    yield* this.status.set({ _tag: "Connected", negotiated, endpoint })
     yield* this.#answerAll(Exit.succeed(negotiated))
     const lifetimeMillis = this.#isRenewable ? opening.lifetimeMillis : undefined
     const renewal = Renewal.next(this.resolved.refresh, lifetimeMillis, this.#random)
-    return { _tag: "Connected", link, scope, at: this.core.now(), renewal }
+    return { _tag: "Connected", link, at: this.core.now(), renewal }
   })
 
   /** What a verdict leads to. */
@@ -301,10 +321,11 @@ export class Supervisor {
     }
   }
 
-  readonly #connected = Effect.fnUntraced(function*(
+  static readonly #connected = Effect.fnUntraced(function*(
     this: Supervisor,
-    { at, link, renewal, scope }: Extract<Mode, { readonly _tag: "Connected" }>
+    mode: Connected
   ): Effect.fn.Return<Mode, never, Transport> {
+    const { at, link, renewal } = mode
     const renewed = Effect.suspend(() =>
       renewal === undefined
         ? Effect.never
@@ -319,12 +340,12 @@ export class Supervisor {
         this.link = undefined
         if (typeof next.value !== "string") {
           this.#forgetPrefetched()
-          yield* Scope.close(scope, Exit.void)
-          return yield* this.#onLost(next.value, this.core.now() - at)
+          yield* link.close(Exit.void)
+          return yield* Supervisor.#onLost.call(this, next.value, this.core.now() - at)
         }
         this.core.events.emit({ _tag: "Refreshing", why: next.value })
         yield* link.disconnect(normalDisconnect)
-        yield* Scope.close(scope, Exit.void)
+        yield* link.close(Exit.void)
         this.#attempt = 0
         this.#cycle.begin(true)
         return connect
@@ -332,13 +353,14 @@ export class Supervisor {
       this.#forgetPrefetched()
       if (next._tag === "Resume") {
         yield* Deferred.succeed(next.done, link.negotiated)
+        if (this.#commands.length === 0 && rests(mode)) return mode
         continue
       }
       if (next._tag === "Close") yield* drain(this.core, link, this.resolved.drainTimeoutMillis)
       if (next._tag === "Disconnect") this.#onSessionExpiry(next.packet)
       this.link = undefined
       yield* link.disconnect(finalPacket(next))
-      yield* Scope.close(scope, Exit.void)
+      yield* link.close(Exit.void)
       return this.#onCommand(next)
     }
   })
@@ -379,7 +401,7 @@ export class Supervisor {
     this.#evaluated = undefined
   }
 
-  readonly #onLost = Effect.fnUntraced(function*(
+  static readonly #onLost = Effect.fnUntraced(function*(
     this: Supervisor,
     cause: LinkLost,
     lasted: number
@@ -392,7 +414,7 @@ export class Supervisor {
     return this.#carryOut(yield* this.#judge.lost(cause, loss, this.resolved))
   })
 
-  readonly #wait = Effect.fnUntraced(function*(
+  static readonly #wait = Effect.fnUntraced(function*(
     this: Supervisor,
     cause: ConnectError | LinkLost,
     atLeastMillis: number
@@ -405,13 +427,13 @@ export class Supervisor {
     if (scheduled === undefined) return { _tag: "Halted", cause, done: undefined }
     const delayMillis = Math.max(scheduled, atLeastMillis)
     this.#cycle.begin()
-    yield* SubscriptionRef.set(this.status, { _tag: "Reconnecting", attempt: this.#attempt + 1, delayMillis, cause })
+    yield* this.status.set({ _tag: "Reconnecting", attempt: this.#attempt + 1, delayMillis, cause })
     yield* this.#answerFailure(cause)
     while (true) {
       const left = Math.max(0, start + delayMillis - this.core.now())
       const next = yield* this.#orCommand(Effect.andThen(Effect.sleep(left), this.core.inbound.awaitRoom))
       if (next._tag === "Done") return connect
-      if (next._tag === "Resume") this.#answers.push(next.done)
+      if (next._tag === "Resume") (this.#answers = ownArray(this.#answers)).push(next.done)
       else {
         const by = interruptions[next._tag]
         yield* this.#answerAll(Exit.fail(new ConnectError({ reason: new ConnectInterrupted({ by }) })))
@@ -420,54 +442,50 @@ export class Supervisor {
     }
   })
 
-  readonly #paused = Effect.fnUntraced(function*(
+  static readonly #paused = Effect.fnUntraced(function*(
     this: Supervisor,
     done: Deferred.Deferred<void>
   ): Effect.fn.Return<Mode> {
     this.core.events.emit({ _tag: "Paused" })
-    yield* SubscriptionRef.set(this.status, { _tag: "Paused" })
+    yield* this.status.set({ _tag: "Paused" })
     yield* Deferred.succeed(done, undefined)
-    while (true) {
-      const next = yield* this.#orCommand(Effect.never)
-      if (next._tag === "Pause") yield* Deferred.succeed(next.done, undefined)
-      else if (next._tag !== "Done") return this.#onCommand(next)
-    }
+    return paused
   })
 
-  readonly #halted = Effect.fnUntraced(function*(
+  static readonly #halted = Effect.fnUntraced(function*(
     this: Supervisor,
     cause: HaltReason,
     done: Deferred.Deferred<void> | undefined
   ): Effect.fn.Return<Mode> {
     this.core.halt(new ClientHalted({ cause }))
     this.core.events.emit({ _tag: "Halted", cause })
-    yield* SubscriptionRef.set(this.status, { _tag: "Halted", cause })
+    yield* this.status.set({ _tag: "Halted", cause })
     yield* this.#answerFailure(cause)
     if (done !== undefined) yield* Deferred.succeed(done, undefined)
-    while (true) {
-      const next = yield* this.#orCommand(Effect.never)
-      switch (next._tag) {
-        case "Done":
-          break
-        case "Pause":
-        case "Disconnect":
-          yield* Deferred.succeed(next.done, undefined)
-          break
-        default:
-          if (next._tag !== "Close") this.core.reopen()
-          return this.#onCommand(next)
-      }
-    }
+    return halted
   })
+
+  /** Paused or halted: only a command leads on. */
+  #off(mode: Off): Effect.Effect<Mode> {
+    return Effect.suspend((): Effect.Effect<Mode> => {
+      const next = this.#takeCommand()
+      if (next === undefined) return Effect.succeed(mode)
+      if (next._tag === "Pause" || (mode.isHalted && next._tag === "Disconnect")) {
+        return Effect.as(Deferred.succeed(next.done, undefined), mode)
+      }
+      if (mode.isHalted && next._tag !== "Close") this.core.reopen()
+      return Effect.succeed(this.#onCommand(next))
+    })
+  }
 
   // ---------------------------------------------------------------------------
   // attempts
   // ---------------------------------------------------------------------------
 
-  readonly #open = Effect.fnUntraced(function*(
+  static readonly #open = Effect.fnUntraced(function*(
     this: Supervisor,
     opening: Connection.Attempt
-  ): Effect.fn.Return<Connection.Link, ConnectReason, Transport | Scope.Scope> {
+  ): Effect.fn.Return<Link, ConnectReason, Transport> {
     const start = this.core.now()
     this.#tried = undefined
     const evaluated = yield* this.#evaluate()
@@ -533,7 +551,7 @@ export class Supervisor {
   #answerAll(exit: Exit.Exit<Negotiated, ConnectError | ClientClosed>): Effect.Effect<void> {
     return Effect.sync(() => {
       const answers = this.#answers
-      this.#answers = []
+      this.#answers = noArray()
       for (const answer of answers) Deferred.doneUnsafe(answer, exit)
     })
   }
@@ -554,7 +572,7 @@ export class Supervisor {
   // closing
   // ---------------------------------------------------------------------------
 
-  readonly #close = Effect.fnUntraced(function*(this: Supervisor) {
+  static readonly #close = Effect.fnUntraced(function*(this: Supervisor) {
     const closed = new ClientClosed()
     this.isClosed = true
     this.core.halt(closed)
@@ -564,13 +582,16 @@ export class Supervisor {
       if (command._tag === "Resume" || command._tag === "Reconnect") yield* Deferred.fail(command.done, closed)
       else yield* Deferred.succeed(command.done, undefined)
     }
-    yield* SubscriptionRef.set(this.status, { _tag: "Closed" })
+    yield* this.status.set({ _tag: "Closed" })
     this.core.events.end()
   })
 
   /** The loop itself failed, which is a defect of the client: nobody may be left waiting. */
   #abandon(cause: Cause.Cause<never>): Effect.Effect<void> {
     const log = Cause.hasInterruptsOnly(cause) ? Effect.void : Effect.logError("the MQTT client died", cause)
-    return log.pipe(Effect.andThen(this.#answerAll(Exit.failCause(cause))), Effect.andThen(this.#close()))
+    return log.pipe(
+      Effect.andThen(this.#answerAll(Exit.failCause(cause))),
+      Effect.andThen(Supervisor.#close.call(this))
+    )
   }
 }

@@ -13,6 +13,9 @@ import * as Effect from "effect/Effect"
 import type * as Net from "node:net"
 import type { Connection, TransportPhase } from "../../services/Transport.ts"
 import type { TransportError } from "../../services/Transport.ts"
+import { toAddress } from "../../services/Endpoint.ts"
+import type { Endpoint } from "../../services/Endpoint.ts"
+import { noSet, ownSet } from "../../protocol/EmptyCollections.ts"
 import { toError, toFault } from "./NodeFault.ts"
 import type { Fault } from "./NodeFault.ts"
 
@@ -36,20 +39,56 @@ export interface Wire {
 }
 
 /** The bytes of the socket are those of the stream. */
-const socketWire = (socket: Net.Socket): Wire => ({
-  send: (chunk) => {
-    socket.write(chunk)
-  },
-  pause: () => {
-    socket.pause()
-  },
-  resume: () => {
-    socket.resume()
-  },
-  end: () => {
-    socket.end()
+class SocketWire implements Wire {
+  private readonly socket: Net.Socket
+
+  constructor(socket: Net.Socket) {
+    this.socket = socket
   }
-})
+
+  send(chunk: Uint8Array): void {
+    this.socket.write(chunk)
+  }
+
+  pause(): void {
+    this.socket.pause()
+  }
+
+  resume(): void {
+    this.socket.resume()
+  }
+
+  end(): void {
+    this.socket.end()
+  }
+}
+
+/** The stream of a socket, for listeners that all sockets share: Node calls them on the socket. */
+const stream = Symbol("effect-mqtt/stream")
+
+interface Owned {
+  readonly [stream]: NodeStream
+}
+
+function onData(this: Owned, chunk: Uint8Array): void {
+  this[stream].receive(chunk, chunk.length)
+}
+
+function onEnd(this: Owned): void {
+  this[stream].die({ kind: "eof" })
+}
+
+function onClose(this: Owned): void {
+  this[stream].die({ kind: "other" })
+}
+
+function onError(this: Owned, cause: Error): void {
+  this[stream].die(toFault(cause, "read"))
+}
+
+function onDrain(this: Owned): void {
+  this[stream].onDrain()
+}
 
 /** The next turn of the event loop: what has arrived by now has been read then. */
 const nextTurn: Effect.Effect<void> = Effect.callback((resume) => {
@@ -73,7 +112,7 @@ type Chunks = NonEmptyReadonlyArray<Uint8Array>
  */
 export class NodeStream implements Connection {
   private readonly socket: Net.Socket
-  private readonly address: string
+  private readonly endpoint: Endpoint
   private readonly settings: StreamSettings
   private readonly wire: Wire
   private chunks: Array<Uint8Array> = []
@@ -82,27 +121,28 @@ export class NodeStream implements Connection {
   private hesitates: boolean
   private fault: Fault | undefined
   private reader: ((effect: Effect.Effect<Chunks, TransportError>) => void) | undefined
-  private readonly writers = new Set<(effect: Effect.Effect<void, TransportError>) => void>()
+  private writers = noSet<(effect: Effect.Effect<void, TransportError>) => void>()
 
   /** With a wire of its own, that one tells of what is received and of the end. */
   constructor(
     socket: Net.Socket,
-    address: string,
+    endpoint: Endpoint,
     settings: StreamSettings,
     options: { readonly wire?: Wire | undefined; readonly hesitates?: boolean | undefined } = {}
   ) {
     const { wire } = options
     this.socket = socket
-    this.address = address
+    this.endpoint = endpoint
     this.settings = settings
-    this.wire = wire ?? socketWire(socket)
+    this.wire = wire ?? new SocketWire(socket)
     this.hesitates = options.hesitates ?? false
-    socket.on("drain", this.onDrain)
-    socket.on("error", (cause) => this.die(toFault(cause, "read")))
+    Object.defineProperty(socket, stream, { value: this })
+    socket.on("drain", onDrain as () => void)
+    socket.on("error", onError as (cause: Error) => void)
     if (wire === undefined) {
-      socket.on("data", (chunk: Uint8Array) => this.receive(chunk, chunk.length))
-      socket.on("end", () => this.die({ kind: "eof" }))
-      socket.on("close", () => this.die({ kind: "other" }))
+      socket.on("data", onData as (chunk: Uint8Array) => void)
+      socket.on("end", onEnd as () => void)
+      socket.on("close", onClose as () => void)
       // A handshake on it may have left it paused.
       if (socket.isPaused()) socket.resume()
     }
@@ -160,23 +200,26 @@ export class NodeStream implements Connection {
     return this.socket.writableLength >= this.settings.writeHighWaterMark
   }
 
-  private readonly onDrain = () => {
+  /** The socket has taken what it held. */
+  onDrain(): void {
     const writers = Array.from(this.writers)
     this.writers.clear()
     for (const resume of writers) resume(Effect.void)
   }
 
-  private readonly awaitDrain: Effect.Effect<void, TransportError> = Effect.callback((resume) => {
-    if (this.fault !== undefined) return resume(this.failure(this.fault, "write"))
-    if (!this.isFull) return resume(Effect.void)
-    this.writers.add(resume)
-    return Effect.sync(() => {
-      this.writers.delete(resume)
+  private get awaitDrain(): Effect.Effect<void, TransportError> {
+    return Effect.callback((resume) => {
+      if (this.fault !== undefined) return resume(this.failure(this.fault, "write"))
+      if (!this.isFull) return resume(Effect.void)
+      this.writers = ownSet(this.writers).add(resume)
+      return Effect.sync(() => {
+        this.writers.delete(resume)
+      })
     })
-  })
+  }
 
-  readonly write: Connection["write"] = (chunk) =>
-    Effect.suspend(() => {
+  write(chunk: Uint8Array): Effect.Effect<void, TransportError> {
+    return Effect.suspend(() => {
       if (this.fault !== undefined) return this.failure(this.fault, "write")
       if (this.hesitates) {
         this.hesitates = false
@@ -185,6 +228,7 @@ export class NodeStream implements Connection {
       this.wire.send(chunk)
       return this.isFull ? this.awaitDrain : Effect.void
     })
+  }
 
   // --- ending ---
 
@@ -202,7 +246,7 @@ export class NodeStream implements Connection {
   }
 
   private failure(fault: Fault, phase: TransportPhase): Effect.Effect<never, TransportError> {
-    return Effect.fail(toError(fault, phase, this.address))
+    return Effect.fail(toError(fault, phase, toAddress(this.endpoint)))
   }
 
   /** Ends the stream from our side: what arrived and was not pulled is of no use any more. */
@@ -212,26 +256,30 @@ export class NodeStream implements Connection {
     this.die({ kind: "aborted" })
   }
 
-  readonly abort: Connection["abort"] = Effect.sync(() => {
-    // First the socket, since a fiber that fails now may look at it.
-    this.socket.destroy()
-    this.discard()
-  })
+  get abort(): Effect.Effect<void> {
+    return Effect.sync(() => {
+      // First the socket, since a fiber that fails now may look at it.
+      this.socket.destroy()
+      this.discard()
+    })
+  }
 
   /** Flushes, half-closes, and destroys after the grace. Ends when the socket is closed. */
-  readonly close: Effect.Effect<void> = Effect.suspend(() => {
-    this.discard()
-    const socket = this.socket
-    return Effect.callback<void>((resume) => {
-      if (socket.closed) return resume(Effect.void)
-      const grace = setTimeout(() => socket.destroy(), this.settings.closeGraceMillis)
-      socket.once("close", () => {
-        clearTimeout(grace)
-        resume(Effect.void)
+  get close(): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      this.discard()
+      const socket = this.socket
+      return Effect.callback<void>((resume) => {
+        if (socket.closed) return resume(Effect.void)
+        const grace = setTimeout(() => socket.destroy(), this.settings.closeGraceMillis)
+        socket.once("close", () => {
+          clearTimeout(grace)
+          resume(Effect.void)
+        })
+        this.wire.end()
+        // The end of the peer's side is seen only by reading up to it.
+        this.wire.resume()
       })
-      this.wire.end()
-      // The end of the peer's side is seen only by reading up to it.
-      this.wire.resume()
     })
-  })
+  }
 }

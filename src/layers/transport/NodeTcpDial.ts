@@ -64,7 +64,8 @@ export const openUnix = (path: string, options: TcpDialOptions): Effect.Effect<N
     })
   })
 
-const ignore = () => {}
+/** The listener for errors that a socket has as long as nobody else has one. */
+export const ignore = (): void => {}
 
 const makeSocket = (options: TcpDialOptions): Net.Socket => {
   // The type of the options leaves out those of the stream.
@@ -145,7 +146,7 @@ class Race {
     const socket = makeSocket(this.options)
     this.sockets.add(socket)
     const onError = (cause: Error) => this.lose(socket, cause)
-    // Stays for the life of the socket.
+    // Stays until somebody else listens for errors.
     socket.on("error", ignore)
     socket.on("error", onError)
     socket.once("connect", () => {

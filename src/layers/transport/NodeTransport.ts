@@ -27,7 +27,7 @@ import { Transport } from "../../services/Transport.ts"
 import { NodeStream } from "./NodeStream.ts"
 import type { StreamSettings } from "./NodeStream.ts"
 import { openTunnel, proxyAddress, proxyError } from "./NodeProxyDial.ts"
-import { openTcp, openUnix } from "./NodeTcpDial.ts"
+import { ignore, openTcp, openUnix } from "./NodeTcpDial.ts"
 import { openTls, prepareTls } from "./NodeTlsDial.ts"
 import { openWebSocket } from "./NodeWebSocketDial.ts"
 
@@ -121,10 +121,22 @@ const connect = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Connection, TransportError, Scope.Scope> {
   const scope = yield* Effect.scope
   const dial = new Dial(endpoint, settings, onPhase)
+  const owner: Owner = { current: dial }
   // Registered before the dial, so that no interruption finds a socket without an owner.
-  yield* Scope.addFinalizer(scope, dial.close)
-  return yield* Effect.onError(dial.open(), () => dial.abandon)
+  yield* Scope.addFinalizerExit(scope, toFinalizer(owner))
+  const stream = yield* abandonOnError(dial)
+  // The dial is not kept any more.
+  owner.current = stream
+  return stream
 })
+
+interface Owner {
+  current: { readonly close: Effect.Effect<void> }
+}
+
+// Apart, so that they know nothing but what they need.
+const toFinalizer = (owner: Owner) => () => owner.current.close
+const abandonOnError = (dial: Dial) => Effect.onError(dial.open, () => dial.abandon)
 
 /** One dial and the sockets it made. `stream` is set once everything is open, and owns them from then on. */
 class Dial {
@@ -142,11 +154,17 @@ class Dial {
     this.address = toAddress(endpoint)
   }
 
-  readonly open = Effect.fnUntraced(function*(this: Dial): Effect.fn.Return<Connection, TransportError> {
+  get open(): Effect.Effect<NodeStream, TransportError> {
+    return Dial.opening.call(this)
+  }
+
+  private static readonly opening = Effect.fnUntraced(function*(
+    this: Dial
+  ): Effect.fn.Return<NodeStream, TransportError> {
     const { address, endpoint, settings } = this
     if (endpoint._tag === "Unix") {
       const socket = yield* openUnix(endpoint.path, this.tcpOptions({}))
-      return this.use(new NodeStream(socket, address, settings))
+      return this.use(new NodeStream(socket, endpoint, settings), socket)
     }
     const isSecure = endpoint._tag === "Tls" || endpoint._tag === "SecureWebSocket"
     const peer = { host: endpoint.host, port: endpoint.port, address }
@@ -154,19 +172,19 @@ class Dial {
     const material = isSecure ? yield* prepareTls(endpoint.tls, peer) : undefined
     let socket = endpoint.proxy === undefined
       ? yield* openTcp(endpoint.host, endpoint.port, this.tcpOptions(endpoint))
-      : yield* this.openProxy(endpoint.proxy, endpoint, peer)
+      : yield* Dial.openProxy.call(this, endpoint.proxy, endpoint, peer)
     if (material !== undefined) {
       this.onPhase("tls")
       socket = yield* openTls(socket, material, peer, settings.writeHighWaterMark)
     }
     if (endpoint._tag === "Tcp" || endpoint._tag === "Tls") {
-      return this.use(new NodeStream(socket, address, settings, { hesitates: isSecure }))
+      return this.use(new NodeStream(socket, endpoint, settings, { hesitates: isSecure }), socket)
     }
     this.onPhase("websocket")
-    return this.use(yield* openWebSocket(socket, endpoint, address, settings))
+    return this.use(yield* openWebSocket(socket, endpoint, address, settings), socket)
   })
 
-  private readonly openProxy = Effect.fnUntraced(function*(
+  private static readonly openProxy = Effect.fnUntraced(function*(
     this: Dial,
     proxy: ProxyServer,
     endpoint: NetworkOptions,
@@ -201,18 +219,22 @@ class Dial {
     }
   }
 
-  private use(stream: NodeStream): Connection {
+  private use(stream: NodeStream, socket: Net.Socket): NodeStream {
     this.stream = stream
+    // Now the stream has its own.
+    socket.off("error", ignore)
     return stream
   }
 
   /** Destroys what was opened by a dial that failed or was interrupted. */
-  readonly abandon: Effect.Effect<void> = Effect.sync(() => {
-    for (const socket of this.sockets) socket.destroy()
-  })
+  get abandon(): Effect.Effect<void> {
+    return Effect.sync(() => {
+      for (const socket of this.sockets) socket.destroy()
+    })
+  }
 
   /** Runs as a finalizer of the scope. */
-  readonly close: Effect.Effect<void> = Effect.suspend(() =>
-    this.stream === undefined ? this.abandon : this.stream.close
-  )
+  get close(): Effect.Effect<void> {
+    return this.stream?.close ?? this.abandon
+  }
 }

@@ -74,7 +74,7 @@ export const openWebSocket = (
       fail({ reason: agreed === undefined || agreed === subprotocol ? "handshake" : "subprotocol" }, cause)
     })
     webSocket.once("open", () => {
-      resume(Effect.succeed(toStream(webSocket, socket, address, settings)))
+      resume(Effect.succeed(toStream(webSocket, socket, endpoint, settings)))
     })
     return Effect.sync(() => {
       webSocket.terminate()
@@ -113,7 +113,7 @@ const makeWebSocket = (
 const toStream = (
   webSocket: NodeWS.WebSocket,
   socket: Net.Socket,
-  address: string,
+  endpoint: WebSocketEndpoint | SecureWebSocketEndpoint,
   settings: StreamSettings
 ): NodeStream => {
   const wire: Wire = {
@@ -122,7 +122,7 @@ const toStream = (
     resume: () => webSocket.resume(),
     end: () => webSocket.close(1000)
   }
-  const stream = new NodeStream(socket, address, settings, { wire })
+  const stream = new NodeStream(socket, endpoint, settings, { wire })
   webSocket.on("message", (data, isBinary) => {
     if (!isBinary) {
       webSocket.close(1003)

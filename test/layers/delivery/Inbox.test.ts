@@ -330,9 +330,11 @@ describe("Inbox", () => {
             assert.strictEqual(yield* other.take, "b")
             yield* Fiber.interrupt(first.fiber)
             yield* b.leave
-            assert.deepStrictEqual(yield* sent(peer, version), ["unsubscribe 4 b"])
+            // On 5.0 the durable filter was subscribed again, with an identifier.
+            const id = version === 5 ? 5 : 4
+            assert.deepStrictEqual(yield* sent(peer, version), [`unsubscribe ${id} b`])
             const next = yield* drop(server, kept)
-            yield* expectWords(next, version, "unsubscribe 5 b")
+            yield* expectWords(next, version, `unsubscribe ${id + 1} b`)
             const again = yield* collect(a.messages)
             yield* send(next, version, message("a", 1, { dup: true }), message("b", 2, { dup: true }))
             // The durable subscription is owed both.
@@ -487,7 +489,8 @@ describe("Inbox", () => {
             assert.deepStrictEqual(yield* sent(peer, version), [])
             // The one has a taker, the other is of a filter that was just unsubscribed.
             yield* leaving.leave
-            assert.deepStrictEqual(yield* sent(peer, version), ["unsubscribe 3 a/#", "puback 1", "puback 2"])
+            const id = version === 5 ? 4 : 3
+            assert.deepStrictEqual(yield* sent(peer, version), [`unsubscribe ${id} a/#`, "puback 1", "puback 2"])
           })))
 
         it.effect("is kept over a lost link once, and over a lost session without an acknowledgement", () =>

@@ -22,7 +22,7 @@ const three = resolve({ endpoints: ["mqtt://a", "mqtt://b", "mqtt://c"] })
 const make = (options = three) => {
   const cycle = new EndpointCycle(() => 0)
   const events: Array<ClientEvent> = []
-  const judge = new Judge(cycle, () => 0, (event) => events.push(event))
+  const judge = new Judge(cycle, () => 0, { emit: (event) => events.push(event) })
   const lose = (cause: LinkLost, lasted = 60_000) => {
     cycle.next(options)
     cycle.connected()
