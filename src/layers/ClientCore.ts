@@ -401,15 +401,11 @@ export class ClientCore {
       case "Publish":
         return this.inbound.onPublish(packet)
       case "Puback":
-        return this.outbound.onAck(
-          this.session.onPuback(packet.packetId, packet.reasonCode, packet.properties?.reasonString)
-        )
+        return this.outbound.onPuback(packet)
       case "Pubrec":
         return this.outbound.onPubrec(packet)
       case "Pubcomp":
-        return this.outbound.onAck(
-          this.session.onPubcomp(packet.packetId, packet.reasonCode, packet.properties?.reasonString)
-        )
+        return this.outbound.onPubcomp(packet)
       case "Pubrel":
         this.inbox.onPubrel(packet.packetId)
         return undefined

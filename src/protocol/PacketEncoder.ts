@@ -22,6 +22,7 @@ import type {
   Disconnect,
   ProtocolVersion,
   Publish,
+  PublishProperties,
   ReasonProperties,
   Subscribe,
   Unsubscribe
@@ -29,7 +30,9 @@ import type {
 import { maximumVarint, PacketWriter, propertyOrder, varintSize, writeVarint } from "./PacketWriter.ts"
 import type { PropertyOrder, PropertyValues } from "./PacketWriter.ts"
 import * as Property from "./Property.ts"
+import * as PublishPacket from "./PublishPacket.ts"
 import { asciiSize, GaveUp, writeAscii } from "./PublishWriter.ts"
+import type { PublishFields } from "./PublishWriter.ts"
 import * as ReasonCode from "./ReasonCode.ts"
 import * as Utf8 from "./Utf8.ts"
 
@@ -62,6 +65,14 @@ export interface Encoder {
    * acknowledgements, DISCONNECT and AUTH are left out rather than exceed `maximumPacketSize`.
    */
   readonly encode: (packet: ClientPacket) => EncodeFault | undefined
+  /** Appends the PUBLISH of a message that is sent for the first time, as `encode` does, without a packet being made of it. */
+  readonly publish: (
+    message: PublishFields,
+    properties: PublishProperties | undefined,
+    packetId: number
+  ) => EncodeFault | undefined
+  /** Appends PUBACK, PUBREC, PUBREL or PUBCOMP, as `encode` does, without a packet being made of it. */
+  readonly acknowledge: (tag: Ack["_tag"], packetId: number, reasonCode: number) => EncodeFault | undefined
   /** What was appended since the last `take`, as a view that is never written again. */
   readonly take: () => Uint8Array
 }
@@ -170,12 +181,16 @@ class PacketEncoder implements Encoder {
   encode(packet: ClientPacket): EncodeFault | undefined {
     switch (packet._tag) {
       case "Publish":
-        return this.publish(packet)
+        return this.asciiPublish(packet, packet.properties, packet.packetId, packet.dup)
+          ? undefined
+          : this.anyPublish(packet)
       case "Puback":
       case "Pubrec":
       case "Pubrel":
       case "Pubcomp":
-        return this.ack(packet)
+        return packet.properties === undefined
+          ? this.acknowledge(packet._tag, packet.packetId, packet.reasonCode)
+          : this.explained(packet)
       case "Disconnect":
       case "Auth":
         return this.explained(packet)
@@ -184,20 +199,37 @@ class PacketEncoder implements Encoder {
     }
   }
 
-  private publish(packet: Publish): EncodeFault | undefined {
-    const size = asciiSize(packet, this.version)
-    if (size === GaveUp) return this.anyPublish(packet)
-    const payload = packet.payload
+  publish(
+    message: PublishFields,
+    properties: PublishProperties | undefined,
+    packetId: number
+  ): EncodeFault | undefined {
+    if (this.asciiPublish(message, properties, packetId, false)) return undefined
+    const { payload, qos, retain, topic } = message
+    return this.anyPublish(PublishPacket.make(false, qos, retain, topic, packetId, payload, properties))
+  }
+
+  /** Appends the PUBLISH that nearly all are; false if it is none of them, and then nothing has changed. */
+  private asciiPublish(
+    message: PublishFields,
+    properties: PublishProperties | undefined,
+    packetId: number,
+    dup: boolean
+  ): boolean {
+    const size = asciiSize(message, properties, packetId, this.version)
+    if (size === GaveUp || (dup && packetId === 0)) return false
+    const { payload, qos, retain, topic } = message
     const body = size + payload.length
     const frame = frameSize(body)
-    if (frame > this.limit) return this.anyPublish(packet)
+    if (frame > this.limit) return false
     const slab = this.reserve(frame)
-    const position = writeAscii(packet, this.version, slab, writeVarint(body, slab, this.position + 1))
-    if (position === GaveUp) return this.anyPublish(packet)
-    slab[this.position] = publishFirstByte(packet)
+    const start = writeVarint(body, slab, this.position + 1)
+    const position = writeAscii(topic, properties, packetId, this.version, slab, start)
+    if (position === GaveUp) return false
+    slab[this.position] = 0x30 | (dup ? 0x08 : 0) | qos << 1 | (retain ? 0x01 : 0)
     slab.set(payload, position)
     this.position = position + payload.length
-    return undefined
+    return true
   }
 
   private anyPublish(packet: Publish): EncodeFault | undefined {
@@ -220,16 +252,16 @@ class PacketEncoder implements Encoder {
   }
 
   /** The short form by hand, since there is one for each QoS 1 message and two for each of QoS 2. */
-  private ack(packet: Ack): EncodeFault | undefined {
-    if (packet.reasonCode !== 0 || packet.properties !== undefined || this.limit < 4) return this.explained(packet)
-    const id = packet.packetId
-    if (!(id >= 1 && id <= 65_535 && Number.isInteger(id))) return this.explained(packet)
+  acknowledge(tag: Ack["_tag"], packetId: number, reasonCode: number): EncodeFault | undefined {
+    if (reasonCode !== 0 || !(packetId >= 1 && packetId <= 65_535 && Number.isInteger(packetId)) || this.limit < 4) {
+      return this.explained({ _tag: tag, packetId, reasonCode, properties: undefined })
+    }
     const slab = this.reserve(4)
     const position = this.position
-    slab[position] = firstBytes[packet._tag]
+    slab[position] = firstBytes[tag]
     slab[position + 1] = 2
-    slab[position + 2] = id >>> 8
-    slab[position + 3] = id
+    slab[position + 2] = packetId >>> 8
+    slab[position + 3] = packetId
     this.position = position + 4
     return undefined
   }

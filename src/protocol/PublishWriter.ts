@@ -5,7 +5,7 @@
  *
  * @since 0.1.0
  */
-import type { ProtocolVersion, Publish, PublishProperties, UserProperties } from "./Packet.ts"
+import type { ProtocolVersion, PublishProperties, QoS, UserProperties } from "./Packet.ts"
 import { varintSize, writeVarint } from "./PacketWriter.ts"
 import * as TopicMemory from "./TopicMemory.ts"
 import * as Utf8 from "./Utf8.ts"
@@ -22,24 +22,42 @@ const longest = 256
 export const GaveUp = -1
 
 /**
+ * What is written of a message besides its properties and what stands in the header.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface PublishFields {
+  readonly topic: string
+  readonly payload: Uint8Array
+  readonly qos: QoS
+  readonly retain: boolean
+}
+
+/**
  * The bytes between fixed header and payload if all strings are ASCII, or `GaveUp`.
  *
  * @category encoding
  * @since 0.1.0
  */
-export const asciiSize = (packet: Publish, version: ProtocolVersion): number => {
-  const { packetId, properties, qos, topic } = packet
-  if (!isShort(topic) || topic.length === 0 || !(packet.payload instanceof Uint8Array)) return GaveUp
+export const asciiSize = (
+  message: PublishFields,
+  properties: PublishProperties | undefined,
+  packetId: number,
+  version: ProtocolVersion
+): number => {
+  const { payload, qos, topic } = message
+  if (!isShort(topic) || topic.length === 0 || !(payload instanceof Uint8Array)) return GaveUp
   let size = 2 + topic.length
   if (qos === 0) {
-    if (packetId !== 0 || packet.dup) return GaveUp
+    if (packetId !== 0) return GaveUp
   } else {
     if (qos !== 1 && qos !== 2 || (packetId & 0xffff) !== packetId || packetId === 0) return GaveUp
     size += 2
   }
   if (version === 4) return size
   if (properties === undefined) return size + 1
-  const length = propertiesSize(properties, packet.payload)
+  const length = propertiesSize(properties, payload)
   return length === GaveUp ? GaveUp : size + varintSize(length) + length
 }
 
@@ -49,8 +67,14 @@ export const asciiSize = (packet: Publish, version: ProtocolVersion): number => 
  * @category encoding
  * @since 0.1.0
  */
-export const writeAscii = (packet: Publish, version: ProtocolVersion, bytes: Uint8Array, start: number): number => {
-  const { packetId, properties, topic } = packet
+export const writeAscii = (
+  topic: string,
+  properties: PublishProperties | undefined,
+  packetId: number,
+  version: ProtocolVersion,
+  bytes: Uint8Array,
+  start: number
+): number => {
   const remembered = TopicMemory.get(topic)
   let position: number
   if (remembered === undefined) {

@@ -16,6 +16,7 @@ import type { Publish, PublishProperties, Pubrel } from "./Packet.ts"
 import * as PacketId from "./PacketId.ts"
 import type { ProtocolFault } from "./ProtocolFault.ts"
 import * as Fault from "./ProtocolFault.ts"
+import * as PublishPacket from "./PublishPacket.ts"
 
 /**
  * An outbound QoS 1 or 2 message from its first byte to its last acknowledgement.
@@ -24,6 +25,8 @@ import * as Fault from "./ProtocolFault.ts"
  * @since 0.1.0
  */
 export interface Exchange<T> {
+  readonly packetId: number
+  readonly qos: 1 | 2
   /** The packet as it was first sent: full topic, no alias, DUP 0. */
   readonly publish: Publish
   /** `published` awaits PUBACK or PUBREC, `released` awaits PUBCOMP. */
@@ -79,6 +82,40 @@ export type InboundOutcome = "deliver" | "held" | "again"
 
 const ignored: AckOutcome<never> = { _tag: "Ignored" }
 
+/** The packet is made when it is sent again, which nearly never happens. */
+class OpenExchange<T> implements Exchange<T> {
+  declare readonly packetId: number
+  declare readonly message: Outgoing
+  declare readonly properties: PublishProperties | undefined
+  declare readonly token: T
+  declare stage: "published" | "released"
+  declare counted: boolean
+  declare answer: number
+
+  constructor(packetId: number, message: Outgoing, properties: PublishProperties | undefined, token: T) {
+    this.packetId = packetId
+    this.message = message
+    this.properties = properties
+    this.token = token
+    this.stage = "published"
+    this.counted = true
+    this.answer = 0
+  }
+
+  get qos(): 1 | 2 {
+    return this.message.qos
+  }
+
+  get publish(): Publish {
+    return this.toPacket(false)
+  }
+
+  toPacket(dup: boolean): Publish {
+    const { payload, qos, retain, topic } = this.message
+    return PublishPacket.make(dup, qos, retain, topic, this.packetId, payload, this.properties)
+  }
+}
+
 /**
  * What is sent of an outbound QoS 1 or 2 message.
  *
@@ -90,7 +127,6 @@ export interface Outgoing {
   readonly payload: Uint8Array
   readonly qos: 1 | 2
   readonly retain: boolean
-  readonly properties: PublishProperties | undefined
 }
 
 /**
@@ -109,13 +145,13 @@ export class Session<T> {
   /** The one space of outbound identifiers, shared by PUBLISH, SUBSCRIBE and UNSUBSCRIBE (PI-07). */
   readonly ids: PacketId.PacketIds = PacketId.make()
   /** Awaiting PUBACK or PUBREC, in the order of their first sending. */
-  readonly #published = new Map<number, Exchange<T>>()
+  readonly #published = new Map<number, OpenExchange<T>>()
   /** Awaiting PUBCOMP, in the order in which their PUBRECs came (OR-04). */
-  readonly #released = new Map<number, Exchange<T>>()
+  readonly #released = new Map<number, OpenExchange<T>>()
   /** Inbound QoS 2 identifiers before PUBREL: false until PUBREC was sent, then true. */
   readonly #inbound = new Map<number, boolean>()
   /** What a resumed connection has still to send again, in order. */
-  #redelivery: Array<Exchange<T>> = []
+  #redelivery: Array<OpenExchange<T>> = []
   #redelivered = 0
   #window = 65535
   #counted = 0
@@ -170,7 +206,11 @@ export class Session<T> {
         continue
       }
       const table = stage === "published" ? this.#published : this.#released
-      table.set(publish.packetId, { publish, stage, counted: false, answer, token })
+      const exchange = new OpenExchange(publish.packetId, publish as Outgoing, publish.properties, token)
+      exchange.stage = stage
+      exchange.counted = false
+      exchange.answer = answer
+      table.set(publish.packetId, exchange)
     }
     for (const packetId of inbound) this.#inbound.set(packetId, true)
     return rest
@@ -197,7 +237,7 @@ export class Session<T> {
   discard(window: number): Array<Exchange<T>> {
     this.#begin(window)
     const lost = [...this.#released.values(), ...this.#published.values()]
-    for (const exchange of lost) this.ids.release(exchange.publish.packetId)
+    for (const exchange of lost) this.ids.release(exchange.packetId)
     this.#published.clear()
     this.#released.clear()
     this.#inbound.clear()
@@ -226,7 +266,7 @@ export class Session<T> {
   nextRedelivery(refuse: (exchange: Exchange<T>) => boolean): Publish | Pubrel | undefined {
     while (this.#redelivered < this.#redelivery.length) {
       const exchange = this.#redelivery[this.#redelivered]!
-      const id = exchange.publish.packetId
+      const id = exchange.packetId
       // An acknowledgement from before the drop may have ended it, or moved it on, in the meantime.
       const current = exchange.stage === "released" ? this.#released.get(id) : this.#published.get(id)
       if (current !== exchange || exchange.counted) {
@@ -246,7 +286,7 @@ export class Session<T> {
       if (this.quota <= 0) return undefined
       this.#redelivered++
       this.#count(exchange)
-      return { ...exchange.publish, dup: true }
+      return exchange.toPacket(true)
     }
     this.#redelivery = []
     this.#redelivered = 0
@@ -254,32 +294,46 @@ export class Session<T> {
   }
 
   /**
-   * Starts an exchange: takes an identifier and a place in the quota. Undefined if either is used up, and then nothing has
-   * changed.
+   * Starts an exchange: takes an identifier and a place in the quota, and keeps the message, which must not change. Gives the
+   * identifier; undefined if it or the quota is used up, and then nothing has changed.
    */
-  publish(message: Outgoing, token: T): Publish | undefined {
+  begin(message: Outgoing, properties: PublishProperties | undefined, token: T): number | undefined {
     if (this.quota <= 0) return undefined
     const packetId = this.ids.next()
     if (packetId === undefined) return undefined
-    const publish: Publish = {
-      _tag: "Publish",
-      dup: false,
-      qos: message.qos,
-      retain: message.retain,
-      topic: message.topic,
-      packetId,
-      payload: message.payload,
-      properties: message.properties
-    }
-    this.#published.set(packetId, { publish, stage: "published", counted: true, answer: 0, token })
+    this.#published.set(packetId, new OpenExchange(packetId, message, properties, token))
     this.#counted++
-    return publish
+    return packetId
   }
 
   /** Takes back an exchange of which no byte was written. */
   retract(packetId: number): void {
     const exchange = this.#published.get(packetId)
     if (exchange !== undefined) this.#end(exchange)
+  }
+
+  /**
+   * The plain acknowledgement of a message at this QoS came, without a reason: PUBACK, or PUBCOMP. Gives the token of the
+   * exchange, which is over, or undefined where there is more to it than that, and then nothing has changed.
+   */
+  complete(packetId: number, qos: 1 | 2): T | undefined {
+    const exchange = (qos === 1 ? this.#published : this.#released).get(packetId)
+    if (exchange === undefined || exchange.qos !== qos || !exchange.counted || exchange.answer !== 0) return undefined
+    this.#end(exchange)
+    return exchange.token
+  }
+
+  /**
+   * The plain PUBREC of a message came for the first time, without a reason: PUBREL is due. Gives the token of the exchange,
+   * or undefined where there is more to it than that, and then nothing has changed.
+   */
+  release(packetId: number): T | undefined {
+    const exchange = this.#published.get(packetId)
+    if (exchange === undefined || exchange.qos !== 2 || !exchange.counted) return undefined
+    this.#published.delete(packetId)
+    exchange.stage = "released"
+    this.#released.set(packetId, exchange)
+    return exchange.token
   }
 
   onPuback(packetId: number, reasonCode: number, reasonString: string | undefined): AckOutcome<T> {
@@ -289,7 +343,7 @@ export class Session<T> {
         ? wrongKind("PUBACK", "a QoS 2 message cannot be acknowledged by it")
         : ignored
     }
-    if (exchange.publish.qos !== 1) return wrongKind("PUBACK", "a QoS 2 message cannot be acknowledged by it")
+    if (exchange.qos !== 1) return wrongKind("PUBACK", "a QoS 2 message cannot be acknowledged by it")
     if (!exchange.counted) return ignored
     return this.#settle(exchange, reasonCode, reasonString)
   }
@@ -302,7 +356,7 @@ export class Session<T> {
       // A second PUBREC is answered by PUBREL again (MQTT-4.3.3-4).
       return { _tag: "Release", packet: pubrel(packetId, 0) }
     }
-    if (exchange.publish.qos !== 2) return wrongKind("PUBREC", "a QoS 1 message cannot be acknowledged by it")
+    if (exchange.qos !== 2) return wrongKind("PUBREC", "a QoS 1 message cannot be acknowledged by it")
     if (!exchange.counted) return ignored
     if (reasonCode >= 0x80) return this.#settle(exchange, reasonCode, reasonString)
     this.#published.delete(packetId)
@@ -321,18 +375,18 @@ export class Session<T> {
     return this.#settle(exchange, exchange.answer, reasonString)
   }
 
-  #settle(exchange: Exchange<T>, reasonCode: number, reasonString: string | undefined): AckOutcome<T> {
+  #settle(exchange: OpenExchange<T>, reasonCode: number, reasonString: string | undefined): AckOutcome<T> {
     this.#end(exchange)
     return { _tag: "Settled", settled: { exchange, reasonCode, reasonString } }
   }
 
-  #count(exchange: Exchange<T>): void {
+  #count(exchange: OpenExchange<T>): void {
     exchange.counted = true
     this.#counted++
   }
 
-  #end(exchange: Exchange<T>): void {
-    const id = exchange.publish.packetId
+  #end(exchange: OpenExchange<T>): void {
+    const id = exchange.packetId
     if (exchange.stage === "published") this.#published.delete(id)
     else this.#released.delete(id)
     this.ids.release(id)

@@ -24,6 +24,9 @@ import type { Batch, Entry, Outcome } from "./Outbox.ts"
 /** The largest packet that MQTT can express: five bytes of header and 268,435,455 bytes. */
 export const protocolMaximum = 268_435_460
 
+/** The outcome of nearly all messages. */
+const delivered: Outcome = { _tag: "Done", reasonCode: 0, reasonString: undefined }
+
 export class Outbound {
   readonly core: ClientCore
 
@@ -71,7 +74,8 @@ export class Outbound {
     if (removed) this.core.wakeWriter()
   }
 
-  #pubrels: Array<Packet.Pubrel> = []
+  /** Identifier and reason code of each PUBREL that is due. */
+  #pubrels: Array<number> = []
 
   get hasPubrels(): boolean {
     return this.#pubrels.length > 0
@@ -87,7 +91,10 @@ export class Outbound {
     const pubrels = this.#pubrels
     if (pubrels.length === 0) return true
     this.#pubrels = []
-    return pubrels.every((pubrel) => encoder.encode(pubrel) === undefined)
+    for (let at = 0; at < pubrels.length; at += 2) {
+      if (encoder.acknowledge("Pubrel", pubrels[at]!, pubrels[at + 1]!) !== undefined) return false
+    }
+    return true
   }
 
   encodeRedelivery(encoder: PacketCodec.Encoder, limit: number): ProtocolFault.ProtocolFault | undefined {
@@ -128,30 +135,19 @@ export class Outbound {
       }
       const properties = MessageExpiry.remaining(entry, now)
       if (entry.qos === 0) {
-        const { payload, retain, topic } = entry
-        const fault = encoder.encode({
-          _tag: "Publish",
-          dup: false,
-          qos: 0,
-          retain,
-          topic,
-          packetId: 0,
-          payload,
-          properties
-        })
+        const fault = encoder.publish(entry, properties, 0)
         if (fault === undefined) this.core.outbox.take(entry)
         else this.#refuse(entry, toReason(fault, encoder))
         continue
       }
-      const { payload, qos, retain, topic } = entry
-      const packet = this.core.session.publish({ topic, payload, qos, retain, properties }, entry)
-      if (packet === undefined) return
-      const fault = encoder.encode(packet)
+      const packetId = this.core.session.begin(entry as Entry & Session.Outgoing, properties, entry)
+      if (packetId === undefined) return
+      const fault = encoder.publish(entry, properties, packetId)
       if (fault === undefined) {
-        this.core.journal?.published(entry, packet.packetId, properties)
+        this.core.journal?.published(entry, packetId, properties)
         this.core.outbox.take(entry)
       } else {
-        this.core.session.retract(packet.packetId)
+        this.core.session.retract(packetId)
         this.#refuse(entry, toReason(fault, encoder))
       }
     }
@@ -169,26 +165,68 @@ export class Outbound {
     this.end(entry, { _tag: "Failed", reason })
   }
 
-  onPubrec(packet: Packet.Pubrec): ProtocolFault.ProtocolFault | undefined {
-    const { session } = this.core
-    // The server may say it twice.
-    const isRepeated = session.released(packet.packetId) !== undefined
-    const outcome = session.onPubrec(packet.packetId, packet.reasonCode, packet.properties?.reasonString)
-    const entry = isRepeated ? undefined : session.released(packet.packetId)?.token
-    if (entry !== undefined) {
-      entry.phase = "received"
-      this.core.journal?.released(entry, packet.reasonCode)
+  onPuback(packet: Packet.Puback): ProtocolFault.ProtocolFault | undefined {
+    const { packetId, properties, reasonCode } = packet
+    if (reasonCode === 0 && properties === undefined) {
+      const entry = this.core.session.complete(packetId, 1)
+      if (entry !== undefined) {
+        this.#onDelivered(entry)
+        return undefined
+      }
     }
-    return this.onAck(outcome)
+    return this.#onAck(this.core.session.onPuback(packetId, reasonCode, properties?.reasonString))
   }
 
-  onAck(outcome: Session.AckOutcome<Entry>): ProtocolFault.ProtocolFault | undefined {
+  onPubrec(packet: Packet.Pubrec): ProtocolFault.ProtocolFault | undefined {
+    const { session } = this.core
+    const { packetId, properties, reasonCode } = packet
+    if (reasonCode === 0 && properties === undefined) {
+      const entry = session.release(packetId)
+      if (entry !== undefined) {
+        this.#onReceived(entry, 0)
+        this.#pubrels.push(packetId, 0)
+        return undefined
+      }
+    }
+    // The server may say it twice.
+    const isRepeated = session.released(packetId) !== undefined
+    const outcome = session.onPubrec(packetId, reasonCode, properties?.reasonString)
+    const entry = isRepeated ? undefined : session.released(packetId)?.token
+    if (entry !== undefined) this.#onReceived(entry, reasonCode)
+    return this.#onAck(outcome)
+  }
+
+  #onReceived(entry: Entry, reasonCode: number): void {
+    entry.phase = "received"
+    this.core.journal?.released(entry, reasonCode)
+  }
+
+  onPubcomp(packet: Packet.Pubcomp): ProtocolFault.ProtocolFault | undefined {
+    const { packetId, properties, reasonCode } = packet
+    if (reasonCode === 0 && properties === undefined) {
+      const entry = this.core.session.complete(packetId, 2)
+      if (entry !== undefined) {
+        this.#onDelivered(entry)
+        return undefined
+      }
+    }
+    return this.#onAck(this.core.session.onPubcomp(packetId, reasonCode, properties?.reasonString))
+  }
+
+  /** The message was acknowledged for good, and nothing else was said of it. */
+  #onDelivered(entry: Entry): void {
+    this.core.outbox.release(entry)
+    if (this.core.journal === undefined && !this.core.events.isWatched) this.core.finish(entry, delivered)
+    else this.#onAcknowledged(entry, 0, undefined)
+  }
+
+  #onAck(outcome: Session.AckOutcome<Entry>): ProtocolFault.ProtocolFault | undefined {
     switch (outcome._tag) {
       case "Settled":
         this.#onSettled(outcome.settled)
         return undefined
       case "Release":
-        this.#pubrels.push(outcome.packet)
+        this.#pubrels.push(outcome.packet.packetId, outcome.packet.reasonCode)
         return undefined
       case "Fault":
         return outcome.fault
@@ -200,9 +238,13 @@ export class Outbound {
   #onSettled({ exchange, reasonCode, reasonString }: Session.Settled<Entry>): void {
     const entry = exchange.token
     this.core.outbox.release(entry)
+    this.#onAcknowledged(entry, reasonCode, reasonString)
+  }
+
+  #onAcknowledged(entry: Entry, reasonCode: number, reasonString: string | undefined): void {
     if (this.core.events.isWatched) {
-      const qos = exchange.publish.qos as 1 | 2
-      this.core.events.emit({ _tag: "PublishAcknowledged", topic: entry.topic, qos, reasonCode })
+      const { qos, topic } = entry
+      this.core.events.emit({ _tag: "PublishAcknowledged", topic, qos: qos as 1 | 2, reasonCode })
     }
     if (reasonCode < 0x80) {
       const qos = entry.qos as 1 | 2

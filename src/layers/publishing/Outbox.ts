@@ -7,9 +7,11 @@
  *
  * @since 0.1.0
  */
+import type * as Effect from "effect/Effect"
 import type { PublishProperties, QoS } from "../../protocol/Packet.ts"
+import type { PublishResult } from "../../services/MqttClient.ts"
 import { OutboxFull, PacketTooLarge } from "../../services/MqttError.ts"
-import type { PublishPhase, PublishReason } from "../../services/MqttError.ts"
+import type { PublishError, PublishPhase, PublishReason } from "../../services/MqttError.ts"
 
 /** One publish from its call to its end. */
 export interface Entry {
@@ -35,6 +37,8 @@ export interface Entry {
   sequence: number
   /** Ends the caller's wait; undefined once there is nobody waiting. One of a batch only notes the outcome. */
   resume: ((outcome: Outcome, entry: Entry) => void) | undefined
+  /** The fiber that `resume` lets go on, where it is one. A function for each entry would be one more to collect. */
+  caller?: ((outcome: Effect.Effect<PublishResult, PublishError>) => void) | undefined
   /** The caller's own id. */
   id?: string | undefined
   /** Whether the session store has it. */
@@ -45,6 +49,55 @@ export interface Entry {
   isRepublished?: boolean | undefined
   /** The batch that it belongs to, which gives the next message once this one has its place. */
   batch?: Batch | undefined
+}
+
+/** A new entry; see `PublishPacket` for why a constructor makes it. */
+export class NewEntry implements Entry {
+  declare readonly topic: string
+  declare readonly payload: Uint8Array
+  declare readonly qos: QoS
+  declare readonly retain: boolean
+  declare readonly properties: PublishProperties | undefined
+  declare readonly size: number
+  declare readonly at: number
+  declare state: Entry["state"]
+  declare phase: PublishPhase
+  declare sequence: number
+  declare resume: Entry["resume"]
+  declare caller: Entry["caller"]
+  declare id: string | undefined
+  declare isKept: boolean
+  declare isRestored: boolean
+  declare isRepublished: boolean
+  declare batch: Batch | undefined
+
+  constructor(
+    topic: string,
+    payload: Uint8Array,
+    qos: QoS,
+    retain: boolean,
+    properties: PublishProperties | undefined,
+    size: number,
+    at: number
+  ) {
+    this.topic = topic
+    this.payload = payload
+    this.qos = qos
+    this.retain = retain
+    this.properties = properties
+    this.size = size
+    this.at = at
+    this.state = "queued"
+    this.phase = "queued"
+    this.sequence = 0
+    this.resume = undefined
+    this.caller = undefined
+    this.id = undefined
+    this.isKept = false
+    this.isRestored = false
+    this.isRepublished = false
+    this.batch = undefined
+  }
 }
 
 /** Messages that were given to the outbox with one call. They have their places one behind the other. */
@@ -189,14 +242,14 @@ export class Outbox {
       this.#entries = this.#entries.slice(this.#head)
       this.#head = 0
     }
-    this.#admit()
+    if (this.#waiting.length > 0) this.#admit()
   }
 
   /** A QoS 1 or 2 message that was taken is over. */
   release(entry: Entry): void {
     entry.state = "done"
     this.#bytes -= entry.size
-    this.#admit()
+    if (this.#waiting.length > 0) this.#admit()
   }
 
   /** Puts messages that were taken back to the front, in their order, to be sent as new ones. */

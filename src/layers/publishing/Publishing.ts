@@ -20,7 +20,8 @@ import {
 import type { PublishError, PublishPhase, PublishReason } from "../../services/MqttError.ts"
 import { protocolMaximum } from "./Outbound.ts"
 import type { ClientCore } from "../ClientCore.ts"
-import type { Entry } from "./Outbox.ts"
+import { NewEntry } from "./Outbox.ts"
+import type { Entry, Outcome } from "./Outbox.ts"
 import { checkId, publishById } from "./PublishingById.ts"
 import { fail, toEffect } from "./PublishResults.ts"
 
@@ -73,24 +74,8 @@ export const toEntry = (core: ClientCore, message: OutgoingMessage): Entry | Pub
   const { maxBytes } = core.outbox.limits
   if (size > maxBytes) return new PacketTooLarge({ size, limit: maxBytes, of: "outbox" })
   if (core.negotiated === undefined && qos === 0 && core.options.outbox.qos0Offline === "fail") return new Offline()
-  const entry: Entry = {
-    topic,
-    payload,
-    qos,
-    retain,
-    properties,
-    size,
-    at: properties?.messageExpiryInterval === undefined ? 0 : core.now(),
-    state: "queued",
-    phase: "queued",
-    sequence: 0,
-    resume: undefined,
-    id: undefined,
-    isKept: false,
-    isRestored: false,
-    isRepublished: false,
-    batch: undefined
-  }
+  const at = properties?.messageExpiryInterval === undefined ? 0 : core.now()
+  const entry: Entry = new NewEntry(topic, payload, qos, retain, properties, size, at)
   // The limits of the connection that it is sent on count, which may be another: they are looked at again then.
   return core.outbound.unsendable(entry) ?? checkSize(core, entry) ?? entry
 }
@@ -103,15 +88,23 @@ const publishAcknowledged = (
   Effect.callback((resume) => {
     const entry = toEntry(core, message)
     if ("_tag" in entry) return resume(fail(typeof message.topic === "string" ? message.topic : "", entry))
-    entry.resume = (outcome) => resume(toEffect(entry, outcome))
+    entry.caller = resume
+    entry.resume = tellCaller
     core.outbound.offer(entry)
     return Effect.sync(() => core.outbound.abandon(entry))
   })
 
+const tellCaller = (outcome: Outcome, entry: Entry): void => {
+  const { caller } = entry
+  entry.caller = undefined
+  caller!(toEffect(entry, outcome))
+}
+
 /** Gives the entry to the outbox and waits for its outcome. */
 const send = (core: ClientCore, entry: Entry): Effect.Effect<PublishResult, PublishError> =>
   Effect.callback((resume) => {
-    entry.resume = (outcome) => resume(toEffect(entry, outcome))
+    entry.caller = resume
+    entry.resume = tellCaller
     core.outbound.offer(entry)
     return Effect.sync(() => core.outbound.abandon(entry))
   })
