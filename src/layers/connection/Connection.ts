@@ -13,6 +13,7 @@ import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Queue from "effect/Queue"
+import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 import type { Packet } from "../../protocol/index.ts"
 import { KeepAlive } from "../../protocol/index.ts"
@@ -34,6 +35,7 @@ import type { Negotiated } from "../../services/Status.ts"
 import { Transport } from "../../services/Transport.ts"
 import * as Authenticator from "./Authenticator.ts"
 import type { ClientCore } from "../ClientCore.ts"
+import { Signal } from "../Signal.ts"
 import { planSession, toConnect } from "./Handshake.ts"
 import type { SessionPlan, SessionRecord } from "./Handshake.ts"
 import { LinkState, sliceBytes } from "./LinkState.ts"
@@ -69,7 +71,7 @@ const reader = Effect.fnUntraced(function*(link: LinkState) {
 
 const writer = Effect.fnUntraced(function*(link: LinkState) {
   while (true) {
-    yield* Queue.take(link.writerWake)
+    yield* link.writerWake.take
     for (let bytes = link.next(); bytes !== undefined; bytes = link.next()) {
       for (let start = 0; start < bytes.length; start += sliceBytes) {
         yield* link.stream.write(bytes.length <= sliceBytes ? bytes : bytes.subarray(start, start + sliceBytes))
@@ -170,7 +172,7 @@ const shakeHands = Effect.fnUntraced(function*(
     fromTransportError
   )
   const link = new LinkState(core, options, plan, attempt.onAccepted, stream, {
-    writerWake: yield* Queue.dropping<void>(1),
+    writerWake: new Signal(yield* Scheduler.Scheduler),
     keepAliveWake: yield* Queue.dropping<void>(1)
   }, authenticator)
   yield* Scope.addFinalizer(scope, Effect.suspend(() => link.release()))

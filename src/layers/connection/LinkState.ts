@@ -32,6 +32,7 @@ import type { SessionStoreError } from "../../services/SessionStore.ts"
 import type { Connection as Stream, TransportError } from "../../services/Transport.ts"
 import type { Authenticator } from "./Authenticator.ts"
 import type { ClientCore } from "../ClientCore.ts"
+import type { Signal } from "../Signal.ts"
 import type { CommitTarget, KeptBytes } from "../store/Committer.ts"
 import type { ConnackOutcome, SessionPlan } from "./Handshake.ts"
 import { foreignFault, onConnack, toProtocolError } from "./Handshake.ts"
@@ -67,7 +68,7 @@ export class LinkState implements CommitTarget {
   readonly finalWritten: Deferred.Deferred<void> = Deferred.makeUnsafe()
   /** Where the options ask for enhanced authentication. */
   readonly authenticator: Authenticator | undefined
-  readonly writerWake: Queue.Queue<void>
+  readonly writerWake: Signal
   readonly keepAliveWake: Queue.Queue<void>
   /** Whether earlier attempts have put the session in doubt. */
   readonly isInDoubt: boolean
@@ -99,7 +100,7 @@ export class LinkState implements CommitTarget {
     plan: SessionPlan,
     onAccepted: (negotiated: Negotiated) => void,
     stream: Stream,
-    queues: { readonly writerWake: Queue.Queue<void>; readonly keepAliveWake: Queue.Queue<void> },
+    queues: { readonly writerWake: Signal; readonly keepAliveWake: Queue.Queue<void> },
     authenticator: Authenticator | undefined = undefined
   ) {
     this.core = core
@@ -123,9 +124,14 @@ export class LinkState implements CommitTarget {
   }
 
   readonly wakeWriter = (): void => {
-    Queue.offerUnsafe(this.writerWake, undefined)
+    if (this.#isReceiving) this.#wantsWriter = true
+    else this.writerWake.offer()
     this.core.committer?.wake()
   }
+
+  #isReceiving = false
+  /** Whether the writer was asked for while something was received. */
+  #wantsWriter = false
 
   // ---------------------------------------------------------------------------
   // received
@@ -135,6 +141,8 @@ export class LinkState implements CommitTarget {
   receive(chunks: ReadonlyArray<Uint8Array>): void {
     const { core } = this
     KeepAlive.received(this.keepAlive, core.now())
+    this.#isReceiving = true
+    this.#wantsWriter = false
     core.startBatch()
     if (this.phase === "handshake" && this.#first === undefined) {
       const foreign = foreignFault(chunks[0]!)
@@ -156,7 +164,12 @@ export class LinkState implements CommitTarget {
       this.#handshakeOutcome = undefined
       Deferred.doneUnsafe(this.handshake, Exit.succeed(outcome))
     }
-    if (this.phase === "open" && core.hasOutput) this.wakeWriter()
+    this.#isReceiving = false
+    if (this.#wantsWriter || (this.phase === "open" && core.hasOutput)) {
+      core.committer?.wake()
+      // At once: what has come is handled, and so is what its receivers had to say.
+      this.writerWake.offerNow()
+    }
   }
 
   /** Whose first byte does not begin an answer to CONNECT is no server, though it may never complete what looks like a packet. */
