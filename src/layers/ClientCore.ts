@@ -16,7 +16,7 @@ import type { DropReason, Negotiated, Stats } from "../services/Status.ts"
 import type { Committer } from "./store/Committer.ts"
 import { Events } from "./Events.ts"
 import { Inbound } from "./delivery/Inbound.ts"
-import { Inbox } from "./delivery/Inbox.ts"
+import { encodeAcks, Inbox } from "./delivery/Inbox.ts"
 import type { Journal } from "./store/Journal.ts"
 import { cannotAcknowledge, Outbound } from "./publishing/Outbound.ts"
 import { Outbox } from "./publishing/Outbox.ts"
@@ -359,7 +359,7 @@ export class ClientCore {
   collect(encoder: PacketCodec.Encoder, limit: number): ProtocolFault.ProtocolFault | undefined {
     this.#encodeSubscriptions(encoder, limit)
     const acks = this.committer === undefined ? this.inbox.takeAcks() : this.inbox.takeKeptAcks()
-    if (!encodeAll(encoder, acks) || !this.outbound.encodePubrels(encoder)) return cannotAcknowledge
+    if (!encodeAcks(encoder, acks) || !this.outbound.encodePubrels(encoder)) return cannotAcknowledge
     const fault = this.outbound.encodeRedelivery(encoder, limit)
     if (fault !== undefined) return fault
     if (!this.session.redelivering) this.outbound.encodeNew(encoder, limit)
@@ -372,12 +372,12 @@ export class ClientCore {
    */
   collectAcks(encoder: PacketCodec.Encoder): boolean {
     if (this.committer !== undefined) return this.collectPubacks(encoder)
-    return encodeAll(encoder, this.inbox.takeAcks()) && this.outbound.encodePubrels(encoder)
+    return encodeAcks(encoder, this.inbox.takeAcks()) && this.outbound.encodePubrels(encoder)
   }
 
   /** Encodes the PUBACKs that are due, of which a store keeps nothing; false if the server cannot take one. */
   collectPubacks(encoder: PacketCodec.Encoder): boolean {
-    return encodeAll(encoder, this.inbox.takePubacks())
+    return encodeAcks(encoder, this.inbox.takePubacks())
   }
 
   #encodeSubscriptions(encoder: PacketCodec.Encoder, limit: number): void {
@@ -418,6 +418,3 @@ export class ClientCore {
     }
   }
 }
-
-const encodeAll = (encoder: PacketCodec.Encoder, packets: ReadonlyArray<Packet.ClientPacket>): boolean =>
-  packets.every((packet) => encoder.encode(packet) === undefined)

@@ -4,7 +4,7 @@
  * @since 0.1.0
  */
 import { TopicName, Utf8 } from "../protocol/index.ts"
-import type { Publish, PublishProperties } from "../protocol/Packet.ts"
+import type { Publish, PublishProperties, QoS } from "../protocol/Packet.ts"
 import type { Message, MessageProperties, OutgoingMessage } from "./Message.ts"
 
 const encoder = new TextEncoder()
@@ -112,43 +112,37 @@ const checkProperties = (
   return checkText("contentType", contentType)
 }
 
-/** Memory that copies share: a buffer for each takes three times as long. Copies of up to 64 bytes have none, but the heap. */
-const poolBytes = 8192
-const smallestPooled = 65
-const largestPooled = 1024
-let pool = empty
-let pooled = 0
-
-const copyOf = (bytes: Uint8Array): Uint8Array => {
-  const { length } = bytes
-  if (length < smallestPooled || length > largestPooled) return bytes.slice()
-  if (pooled + length > pool.length) {
-    pool = new Uint8Array(poolBytes)
-    pooled = 0
-  }
-  const copy = new Uint8Array(pool.buffer, pooled, length)
-  copy.set(bytes)
-  // The next one begins where a number of eight bytes may.
-  pooled = (pooled + length + 7) & ~7
-  return copy
+interface Constructor {
+  new(topic: string, payload: Uint8Array, qos: QoS, retain: boolean, duplicate: boolean): Message
 }
 
+/** A constructor and no literal, for the reason that `PublishPacket` gives. */
+const PlainMessage = function(
+  this: { -readonly [K in keyof Message]: Message[K] },
+  topic: string,
+  payload: Uint8Array,
+  qos: QoS,
+  retain: boolean,
+  duplicate: boolean
+) {
+  this.topic = topic
+  this.payload = payload
+  this.qos = qos
+  this.retain = retain
+  this.duplicate = duplicate
+} as unknown as Constructor & { prototype: object }
+
+PlainMessage.prototype = Object.prototype
+
 /**
- * The message of an inbound PUBLISH. The payload is copied, so that a small message does not keep the network chunk of up
- * to 64 KiB alive that it came in.
+ * The message of an inbound PUBLISH, whose payload it has from then on.
  *
  * @category decoding
  * @since 0.1.0
  */
 export const toMessage = (packet: Publish): Message => {
-  const properties = packet.properties
-  const base = {
-    topic: packet.topic,
-    payload: copyOf(packet.payload),
-    qos: packet.qos,
-    retain: packet.retain,
-    duplicate: packet.dup
-  }
+  const { dup, payload, properties, qos, retain, topic } = packet
+  const base = new PlainMessage(topic, payload, qos, retain, dup)
   if (properties === undefined) return base
   return {
     ...base,

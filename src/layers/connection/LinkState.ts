@@ -118,7 +118,8 @@ export class LinkState implements CommitTarget {
       protocolVersion,
       maximumPacketSize,
       topicAliasMaximum,
-      requestProblemInformation
+      requestProblemInformation,
+      reusesPublish: true
     })
     this.keepAlive = KeepAlive.make({ keepAlive: 0, pingTimeout: 0, now: core.now() })
   }

@@ -6,7 +6,7 @@
 import type * as Effect from "effect/Effect"
 import type { AckResult, Message } from "../../services/Message.ts"
 import type { SubscribeError } from "../../services/MqttError.ts"
-import type { Receipt } from "./Inbox.ts"
+import type { Receipt } from "./Receipt.ts"
 import type { Subscriber } from "./Subscriber.ts"
 
 /** A message on its way to one consumer. */

@@ -14,7 +14,7 @@ import { toMessage } from "../../services/MessageCodec.ts"
 import { SubscribeError } from "../../services/MqttError.ts"
 import type { OpenStore, StoredMessage } from "../../services/SessionStore.ts"
 import type { Journal } from "../store/Journal.ts"
-import type { Receipt } from "./Inbox.ts"
+import type { Receipt } from "./Receipt.ts"
 import type { Aside } from "./Delivery.ts"
 
 /** Messages that are read at once. */
@@ -225,6 +225,13 @@ const toStored = (message: Message, sequence: number): StoredMessage => {
 }
 
 const fromStored = ({ deliveryId, duplicate, ...stored }: StoredMessage): Message => {
-  const message = toMessage({ _tag: "Publish", dup: duplicate, packetId: 0, ...stored })
+  const message = toMessage({
+    _tag: "Publish",
+    dup: duplicate,
+    packetId: 0,
+    ...stored,
+    // The store may go on with its own.
+    payload: stored.payload.slice()
+  })
   return deliveryId === undefined ? message : { ...message, deliveryId }
 }

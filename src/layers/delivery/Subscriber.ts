@@ -17,7 +17,7 @@ import type { AckResult, Message } from "../../services/Message.ts"
 import { SubscribeError, SubscriptionOverflow } from "../../services/MqttError.ts"
 import { Handed, isTracked, released } from "./Delivery.ts"
 import type { Aside, BufferOptions, Delivery, Hooks, Limits } from "./Delivery.ts"
-import type { Receipt } from "./Inbox.ts"
+import type { Receipt } from "./Receipt.ts"
 
 /**
  * Largest batch that a consumer is given at once. It begins with one message and doubles with every full batch, so that a

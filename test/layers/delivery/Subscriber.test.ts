@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, References, Stream } from "effect"
 import { TestClock } from "effect/testing"
-import type { Receipt } from "../../../src/layers/delivery/Inbox.ts"
+import type { Receipt } from "../../../src/layers/delivery/Receipt.ts"
 import type * as MqttClient from "../../../src/layers/MqttClient.ts"
 import { Subscriber } from "../../../src/layers/delivery/Subscriber.ts"
 import type { BufferOptions } from "../../../src/layers/delivery/Delivery.ts"
