@@ -160,15 +160,12 @@ describe("MessageCodec", () => {
   })
 
   describe("toMessage", () => {
-    it("copies the payload and correlation data, so that no network chunk is pinned", () => {
+    it("takes the payload as it is, and copies correlation data, so that no network chunk is pinned", () => {
       const chunk = new Uint8Array(65_536).fill(7)
-      const message = toMessage(publish({
-        payload: chunk.subarray(100, 103),
-        properties: { correlationData: chunk.subarray(200, 202) }
-      }))
+      const payload = Uint8Array.of(1, 2)
+      const message = toMessage(publish({ payload, properties: { correlationData: chunk.subarray(200, 202) } }))
       chunk.fill(0)
-      assert.deepStrictEqual([...message.payload], [7, 7, 7])
-      assert.strictEqual(message.payload.buffer.byteLength, 3)
+      assert.strictEqual(message.payload, payload)
       assert.deepStrictEqual([...message.correlationData!], [7, 7])
       assert.strictEqual(message.correlationData?.buffer.byteLength, 2)
     })

@@ -399,10 +399,11 @@ export class LinkState implements CommitTarget {
     if (this.final !== undefined) {
       if (this.finalTaken) return undefined
       if (this.#acknowledgesFirst) {
-        // What is about to be kept, or is kept, goes before.
-        if (core.committer?.isCommitting === true) {
+        // What is to be kept, or is kept, goes before.
+        if (core.committer?.isIdle === false && !this.#isStoreBroken) {
           // It may bring nothing for us, and then nobody else says that it is over.
           core.committer.onCommitted = this.wakeWriter
+          core.committer.wake()
           return undefined
         }
         if (this.#kept !== undefined) return this.#takeKept()
@@ -469,6 +470,9 @@ export class LinkState implements CommitTarget {
   /** Bytes whose changes are kept, until the writer takes them. */
   #kept: KeptBytes | undefined
 
+  /** Whether a commit of this connection has failed, so that what is to be kept is not waited for. */
+  #isStoreBroken = false
+
   get hasKept(): boolean {
     return this.#kept !== undefined
   }
@@ -494,6 +498,7 @@ export class LinkState implements CommitTarget {
   }
 
   onStoreFailed(error: SessionStoreError): void {
+    this.#isStoreBroken = true
     this.end(error)
     // What was to be written before DISCONNECT will not be.
     this.wakeWriter()
