@@ -18,6 +18,19 @@ export interface Delivery {
   aside: number
 }
 
+/** A new one; see `PublishPacket` for why a constructor makes it. */
+export class NewDelivery implements Delivery {
+  declare readonly message: Message
+  declare receipt: Receipt | undefined
+  declare aside: number
+
+  constructor(message: Message, receipt: Receipt | undefined, aside: number) {
+    this.message = message
+    this.receipt = receipt
+    this.aside = aside
+  }
+}
+
 /** The place of a message that was acknowledged before the consumer was done with it, and that only memory keeps. */
 export const released = -1
 

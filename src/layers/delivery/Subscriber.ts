@@ -15,7 +15,7 @@ import * as Exit from "effect/Exit"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { AckResult, Message } from "../../services/Message.ts"
 import { SubscribeError, SubscriptionOverflow } from "../../services/MqttError.ts"
-import { Handed, isTracked, released } from "./Delivery.ts"
+import { Handed, isTracked, NewDelivery, released } from "./Delivery.ts"
 import type { Aside, BufferOptions, Delivery, Hooks, Limits } from "./Delivery.ts"
 import type { Receipt } from "./Receipt.ts"
 
@@ -54,7 +54,7 @@ export class Subscriber {
   /** The connection of the newest message. */
   #generation = 0
   #isReading = false
-  #waiter: (() => void) | undefined
+  #waiter: ((effect: Effect.Effect<void>) => void) | undefined
   #ready = false
   /** Whether something came while nobody waited: a consumer may yield between its look and its wait. */
   #isMissed = false
@@ -106,14 +106,14 @@ export class Subscriber {
     }
     if (receipt === undefined) {
       if (!this.#makeRoom(message)) return
-      this.#buffer.push({ message, receipt, aside: 0 })
+      this.#buffer.push(new NewDelivery(message, receipt, 0))
       this.#count++
       this.#bytes += message.payload.length
       if (this.lagging) this.#hooks.onLagging(this)
     } else {
       if (receipt.generation > this.#generation) this.#purge(receipt.generation)
-      if (this.#limits === undefined) this.#buffer.push({ message, receipt, aside: 0 })
-      else this.#accept(this.#limits, { message, receipt, aside: 0 })
+      if (this.#limits === undefined) this.#buffer.push(new NewDelivery(message, receipt, 0))
+      else this.#accept(this.#limits, new NewDelivery(message, receipt, 0))
     }
     this.#announce()
   }
@@ -131,7 +131,7 @@ export class Subscriber {
     const waiter = this.#waiter
     this.#waiter = undefined
     if (waiter === undefined) this.#isMissed = true
-    else waiter()
+    else waiter(Effect.void)
   }
 
   /** Ends the stream after what is buffered; QoS 1 and 2 messages in the buffer are still handed over. */
@@ -208,7 +208,7 @@ export class Subscriber {
 
   readonly #wait: Effect.Effect<void> = Effect.callback<void>((resume) => {
     if (this.#isMissed) return resume(Effect.void)
-    this.#waiter = () => resume(Effect.void)
+    this.#waiter = resume
     return Effect.sync(() => {
       this.#waiter = undefined
       this.#ready = false
@@ -218,7 +218,7 @@ export class Subscriber {
   readonly #readAside: Effect.Effect<void, SubscribeError> = Effect.suspend(() => {
     this.#isReading = true
     return this.#limits!.aside!.read((messages) => {
-      for (const { message, sequence } of messages) this.#buffer.push({ message, receipt: undefined, aside: sequence })
+      for (const { message, sequence } of messages) this.#buffer.push(new NewDelivery(message, undefined, sequence))
     })
   }).pipe(Effect.ensuring(Effect.sync(() => {
     this.#isReading = false
