@@ -18,7 +18,7 @@ import { Events } from "./Events.ts"
 import { Inbound } from "./delivery/Inbound.ts"
 import { encodeAcks, Inbox } from "./delivery/Inbox.ts"
 import type { Journal } from "./store/Journal.ts"
-import { cannotAcknowledge, Outbound } from "./publishing/Outbound.ts"
+import { cannotAcknowledge, Outbound, protocolMaximum } from "./publishing/Outbound.ts"
 import { Outbox } from "./publishing/Outbox.ts"
 import type { Entry, Outcome } from "./publishing/Outbox.ts"
 import { PublishIds } from "./publishing/PublishIds.ts"
@@ -149,6 +149,30 @@ export class ClientCore {
     }
   }
 
+  /**
+   * Whether a message with so many bytes of payload, a topic of the usual length and nothing else can go to the server that
+   * we are connected to, and into the outbox. If not, there is more to be looked at.
+   */
+  accepts(qos: Packet.QoS, retain: boolean, payloadBytes: number): boolean {
+    return qos <= this.#acceptedQoS && payloadBytes <= this.#acceptedBytes && (!retain || this.#acceptsRetain)
+  }
+
+  /** Nothing without a connection. */
+  #acceptedQoS = -1
+  #acceptedBytes = 0
+  #acceptsRetain = false
+
+  #reconsiderAccepted(): void {
+    const negotiated = this.#negotiated
+    const isOpen = negotiated !== undefined && this.#gate === undefined
+    this.#acceptedQoS = isOpen ? negotiated.maximumQoS : -1
+    this.#acceptsRetain = isOpen && negotiated.retainAvailable
+    // A topic that is remembered, and the header, fit into the rest.
+    this.#acceptedBytes = isOpen
+      ? Math.min(negotiated.maximumPacketSize, protocolMaximum, this.outbox.limits.maxBytes) - 1024
+      : 0
+  }
+
   wakeWriter(): void {
     this.#wakeWriter?.()
   }
@@ -168,6 +192,7 @@ export class ClientCore {
     this.#options = options
     this.startBatch()
     this.outbox.configure(options.outbox)
+    this.#reconsiderAccepted()
     this.inbox.configure(options)
     this.endBatch()
     this.subscriptions.declare(options.subscriptions)
@@ -181,6 +206,7 @@ export class ClientCore {
    */
   open(negotiated: Negotiated, resumes: boolean, wakeWriter: () => void, isInDoubt = false): void {
     this.#negotiated = negotiated
+    this.#reconsiderAccepted()
     this.#wakeWriter = wakeWriter
     this.outbound.clearPubrels()
     this.journal?.begin(resumes, this.sessionKey)
@@ -217,6 +243,7 @@ export class ClientCore {
   close(): void {
     if (this.#negotiated !== undefined) this.inbox.end(this.#negotiated.sessionExpiryInterval === 0)
     this.#negotiated = undefined
+    this.#reconsiderAccepted()
     this.#wakeWriter = undefined
     // What the socket had not taken is lost with it, and nobody waits for it any more.
     this.writing = false
@@ -228,6 +255,7 @@ export class ClientCore {
   /** From now on nothing is sent: all that is pending fails, and so does what comes, until `reopen`. */
   halt(cause: ClientHalted | ClientClosed): void {
     this.#gate = cause
+    this.#reconsiderAccepted()
     this.startBatch()
     for (const waiter of this.#waiters) {
       const given = waiter.isDone() ? undefined : cause
@@ -257,6 +285,7 @@ export class ClientCore {
   /** The scope of the client closes: nothing new is taken, what is pending goes on. */
   refuse(cause: ClientClosed): void {
     this.#gate = cause
+    this.#reconsiderAccepted()
   }
 
   /** Whether all that was taken is sent and, at QoS 1 and 2, acknowledged, and the store knows of it. */
@@ -272,6 +301,7 @@ export class ClientCore {
 
   reopen(): void {
     this.#gate = undefined
+    this.#reconsiderAccepted()
   }
 
   // ---------------------------------------------------------------------------

@@ -24,6 +24,17 @@ export const encodePayload = (payload: Uint8Array | string | undefined): Uint8Ar
 }
 
 /**
+ * Whether something is given that goes into the properties of a packet, whatever it is.
+ *
+ * @category validation
+ * @since 0.1.0
+ */
+export const hasProperties = (message: MessageProperties): boolean =>
+  message.contentType !== undefined || message.correlationData !== undefined ||
+  message.messageExpiryInterval !== undefined || message.payloadFormat !== undefined ||
+  message.responseTopic !== undefined || message.userProperties !== undefined
+
+/**
  * The properties of a PUBLISH or will; `undefined` where there are none.
  *
  * @category encoding

@@ -185,6 +185,8 @@ export class LinkState implements CommitTarget {
   readonly #onPacket = (packet: Packet.ServerPacket): ProtocolFault.ProtocolFault | undefined => {
     if (this.phase === "open") {
       switch (packet._tag) {
+        case "Publish":
+          return this.core.inbound.onPublish(packet)
         case "Connack":
           return ProtocolFault.make("CONNACK", "packet type", "a second one on the same connection", 0x82)
         case "Pingresp":

@@ -174,9 +174,12 @@ export class Subscriber {
   readonly pull: Effect.Effect<NonEmptyReadonlyArray<Message>, SubscribeError | Cause.Done<void>> = this.#pull(() => {
     this.#settleHanded()
     const deliveries = this.#take(true)
-    if (deliveries.length === 0) return undefined
+    const { length } = deliveries
+    if (length === 0) return undefined
     this.#handed = deliveries
-    return deliveries.map(({ message }) => message)
+    const messages = new Array<Message>(length)
+    for (let index = 0; index < length; index++) messages[index] = deliveries[index]!.message
+    return messages
   })
 
   /** The next batch for a consumer that settles each message. */
