@@ -75,6 +75,8 @@ export class ClientCore {
   writing = false
   readonly #ready = new Set<Subscriber>()
   readonly #lagging = new Set<Subscriber>()
+  /** Who was given messages by the present chunks. */
+  #buffered: Array<Subscriber> = []
   readonly slow: SlowConsumers = new SlowConsumers(this)
   readonly #waiters = new Set<Waiter>()
 
@@ -95,6 +97,9 @@ export class ClientCore {
     onReady: (subscriber) => {
       this.#ready.add(subscriber)
       if (!this.#inBatch) this.endBatch()
+    },
+    onBuffered: (subscriber) => {
+      this.#buffered.push(subscriber)
     },
     onLagging: (subscriber) => this.#lagging.add(subscriber),
     onHolding: (subscriber) => this.slow.watch(subscriber),
@@ -330,6 +335,14 @@ export class ClientCore {
       if (!subscriber.lagging) this.#lagging.delete(subscriber)
     }
     return this.#lagging.size > 0
+  }
+
+  /** What was received is handled: what of it still waits for a consumer lets go of the chunks. */
+  detachPayloads(): void {
+    if (this.#buffered.length === 0) return
+    const buffered = this.#buffered
+    this.#buffered = []
+    for (const subscriber of buffered) subscriber.detachPayloads()
   }
 
   startBatch(): void {

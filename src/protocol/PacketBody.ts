@@ -25,7 +25,6 @@ import type {
 import { noBytes, noWords, PacketReader, propertyPlace } from "./PacketReader.ts"
 import type { PacketReaderOptions, PropertyPlace } from "./PacketReader.ts"
 import * as Property from "./Property.ts"
-import { PayloadCopies } from "./PayloadCopies.ts"
 import type * as ProtocolFault from "./ProtocolFault.ts"
 import * as PublishPacket from "./PublishPacket.ts"
 import * as ReasonCode from "./ReasonCode.ts"
@@ -146,11 +145,8 @@ export class PacketBody {
   private words: DataView = noWords
   private topics: StringCache | undefined = undefined
   private aliases: Map<number, string> | undefined = undefined
-  /** Where PUBLISH packets are one object that is filled anew, and their payloads copies: that object, and the copies. */
+  /** Where PUBLISH packets are one object that is filled anew. */
   private readonly reused: Writable<Publish> | undefined
-  private readonly copies: PayloadCopies | undefined
-  /** Whether the bytes are those of one packet, so that its payload need not be copied. */
-  private isOwn = false
 
   constructor(
     options: PacketReaderOptions & {
@@ -162,7 +158,6 @@ export class PacketBody {
     this.reused = options.reusesPublish === true
       ? PublishPacket.make(false, 0, false, "", 0, noBytes, undefined)
       : undefined
-    this.copies = options.reusesPublish === true ? new PayloadCopies() : undefined
     this.reader = new PacketReader(options)
   }
 
@@ -171,10 +166,8 @@ export class PacketBody {
     return this.reader.fault
   }
 
-  /** Decodes from these bytes from now on. `isOwn`: they are those of one packet and nothing else. */
-  open(bytes: Buffer, isOwn: boolean): void {
-    this.isOwn = isOwn
-    this.copies?.open(new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length))
+  /** Decodes from these bytes from now on. */
+  open(bytes: Buffer): void {
     this.bytes = bytes
     this.words = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
     this.reader.open(bytes, this.words)
@@ -185,11 +178,10 @@ export class PacketBody {
     this.bytes = noBytes
     this.words = noWords
     this.reader.open(noBytes, noWords)
-    if (this.copies === undefined) return
-    this.copies.close()
     const { reused } = this
-    reused!.payload = noBytes
-    reused!.properties = undefined
+    if (reused === undefined) return
+    reused.payload = noBytes
+    reused.properties = undefined
   }
 
   /** The packet with this first byte and a body from `start` to `end`, or `undefined` with `fault` set. */
@@ -271,18 +263,19 @@ export class PacketBody {
         if (topic === undefined) return undefined
       }
     }
-    const { copies, reused } = this
+    const { reused } = this
     const dup = (first & 0x08) !== 0
     const retain = (first & 0x01) !== 0
-    if (copies === undefined || reused === undefined) {
-      return PublishPacket.make(dup, qos as QoS, retain, topic, packetId, this.reader.view(position, end), properties)
+    const payload = this.reader.view(position, end)
+    if (reused === undefined) {
+      return PublishPacket.make(dup, qos as QoS, retain, topic, packetId, payload, properties)
     }
     reused.dup = dup
     reused.qos = qos as QoS
     reused.retain = retain
     reused.topic = topic
     reused.packetId = packetId
-    reused.payload = this.isOwn ? this.reader.view(position, end) : copies.copy(position, end)
+    reused.payload = payload
     reused.properties = properties
     return reused
   }

@@ -6,7 +6,7 @@
  * **Ownership of bytes.** A chunk belongs to the decoder's user for good and must never be written again: payloads and
  * binary properties are views into it, so they live as long as the packet does and pin the whole chunk meanwhile. Copy
  * what outlives the handling of a packet. A frame that came in several chunks is put together once, in a buffer of its
- * own, and its views pin no more than itself. With `reusesPublish`, payloads are copies in the first place.
+ * own, and its views pin no more than itself.
  *
  * **Tolerated.** Where the standard leaves the choice, nothing is refused that a publisher could use to cut off the
  * subscribers of others: control characters and noncharacters in strings, and a payload that is not UTF-8 although its
@@ -37,8 +37,8 @@ export interface DecoderOptions {
   /** What the client announced: `false` forbids the server reason strings and user properties in most packets. */
   readonly requestProblemInformation: boolean
   /**
-   * Whether each PUBLISH is the same object, filled anew, whose payload is a copy that may be kept: for a receiver who is done
-   * with a packet when `onPacket` returns. False by default.
+   * Whether each PUBLISH is the same object, filled anew, for a receiver who is done with it when `onPacket` returns; its
+   * payload may be kept. False by default.
    */
   readonly reusesPublish?: boolean | undefined
 }
@@ -154,7 +154,7 @@ class PacketDecoder implements Decoder {
   ): void {
     const end = bytes.length
     const packets = this.packets
-    packets.open(bytes, false)
+    packets.open(bytes)
     let position = from
     while (position < end) {
       const headSize = this.header(bytes, position, end)
@@ -261,7 +261,7 @@ class PacketDecoder implements Decoder {
     }
     position = this.fillBody(chunk, position)
     if (this.bodySize === this.bodyLength) {
-      this.packets.open(this.body as unknown as Buffer, true)
+      this.packets.open(this.body as unknown as Buffer)
       this.body = undefined
       this.headSize = 0
       const packet = this.packets.decode(this.head[0], 0, this.bodyLength)

@@ -123,6 +123,40 @@ const checkProperties = (
   return checkText("contentType", contentType)
 }
 
+/** Memory that copies share: a buffer for each takes three times as long. Copies of up to 64 bytes have none, but the heap. */
+const poolBytes = 8192
+const smallestPooled = 65
+const largestPooled = 1024
+let pool = empty
+let pooled = 0
+
+const copyOf = (bytes: Uint8Array): Uint8Array => {
+  const { length } = bytes
+  if (length < smallestPooled || length > largestPooled) return bytes.slice()
+  if (pooled + length > pool.length) {
+    pool = new Uint8Array(poolBytes)
+    pooled = 0
+  }
+  const copy = new Uint8Array(pool.buffer, pooled, length)
+  copy.set(bytes)
+  // The next one begins where a number of eight bytes may.
+  pooled = (pooled + length + 7) & ~7
+  return copy
+}
+
+/**
+ * Copies the payload out of the chunk that it came in, if it is the smaller part of it: a small message that waits for somebody
+ * is not to keep a chunk of 64 KiB alive.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const detachPayload = (message: Message): void => {
+  const { payload } = message
+  if (payload.length === 0 || payload.buffer.byteLength <= Math.max(poolBytes, 2 * payload.length)) return
+  ;(message as { payload: Uint8Array }).payload = copyOf(payload)
+}
+
 interface Constructor {
   new(topic: string, payload: Uint8Array, qos: QoS, retain: boolean, duplicate: boolean): Message
 }
@@ -146,7 +180,7 @@ const PlainMessage = function(
 PlainMessage.prototype = Object.prototype
 
 /**
- * The message of an inbound PUBLISH, whose payload it has from then on.
+ * The message of an inbound PUBLISH. Its payload stays a view of the chunk that it came in.
  *
  * @category decoding
  * @since 0.1.0

@@ -160,6 +160,7 @@ export class LinkState implements CommitTarget {
       this.end(new UnacknowledgedOverflow({ bytes: core.inbox.bytes, maximumBytes }))
     }
     core.endBatch()
+    core.detachPayloads()
     if (this.#handshakeOutcome !== undefined) {
       const outcome = this.#handshakeOutcome
       this.#handshakeOutcome = undefined

@@ -100,6 +100,8 @@ export interface Hooks {
   readonly onDrop: (message: Message) => void
   /** The subscriber has something for a consumer that waits; `wake` is to be called when the reader's batch is done. */
   readonly onReady: (subscriber: Subscriber) => void
+  /** The subscriber was given a message: `detachPayloads` is to be called when the reader's batch is done. */
+  readonly onBuffered: (subscriber: Subscriber) => void
   /** The consumer is behind by more than a quarter of the buffer. */
   readonly onLagging: (subscriber: Subscriber) => void
   /** The subscriber, which has limits, holds back acknowledgements: `relieve` is to be called when it is time. */

@@ -12,6 +12,7 @@ import type { Encoder } from "../../protocol/PacketEncoder.ts"
 import * as Fault from "../../protocol/ProtocolFault.ts"
 import type { Session } from "../../protocol/Session.ts"
 import type { AckResult, Message } from "../../services/Message.ts"
+import { detachPayload } from "../../services/MessageCodec.ts"
 import type { Journal } from "../store/Journal.ts"
 import { NewReceipt, ReceiptQueue } from "./Receipt.ts"
 import type { Receipt } from "./Receipt.ts"
@@ -311,6 +312,7 @@ export class Inbox {
    * until its taker comes, and only our Receive Maximum bounds how many there are.
    */
   park(receipt: Receipt, now: number, isDurable: boolean): void {
+    detachPayload(receipt.message)
     const isKept = isDurable || this.#options.unclaimed === "hold"
     this.#parked.push({ receipt, until: isKept ? Infinity : now + parkedMillis })
     if (isKept || ++this.#unclaimed <= parkedMaximum) return

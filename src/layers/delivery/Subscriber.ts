@@ -14,6 +14,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { AckResult, Message } from "../../services/Message.ts"
+import { detachPayload } from "../../services/MessageCodec.ts"
 import { SubscribeError, SubscriptionOverflow } from "../../services/MqttError.ts"
 import { Handed, isTracked, NewDelivery, released } from "./Delivery.ts"
 import type { Aside, BufferOptions, Delivery, Hooks, Limits } from "./Delivery.ts"
@@ -56,6 +57,8 @@ export class Subscriber {
   #isReading = false
   #waiter: ((effect: Effect.Effect<void>) => void) | undefined
   #ready = false
+  /** Messages that came since `detachPayloads`. */
+  #fresh = 0
   /** Whether something came while nobody waited: a consumer may yield between its look and its wait. */
   #isMissed = false
   #end: Exit.Exit<never, SubscribeError | Cause.Done<void>> | undefined
@@ -104,6 +107,7 @@ export class Subscriber {
       if (receipt !== undefined) this.#hooks.giveBack(receipt, false, this.durable)
       return
     }
+    if (this.#fresh++ === 0) this.#hooks.onBuffered(this)
     if (receipt === undefined) {
       if (!this.#makeRoom(message)) return
       this.#buffer.push(new NewDelivery(message, receipt, 0))
@@ -123,6 +127,19 @@ export class Subscriber {
     if (this.#waiter === undefined || this.#ready) return
     this.#ready = true
     this.#hooks.onReady(this)
+  }
+
+  /** What has come since the last call and still waits keeps no chunk of the network alive from now on. */
+  detachPayloads(): void {
+    const fresh = this.#fresh
+    this.#fresh = 0
+    for (const waiting of [this.#buffer, this.#tail]) {
+      const first = waiting === this.#buffer ? this.#head : 0
+      for (let index = Math.max(first, waiting.length - fresh); index < waiting.length; index++) {
+        const delivery = waiting[index]
+        if (delivery !== undefined) detachPayload(delivery.message)
+      }
+    }
   }
 
   /** Lets a waiting consumer go on. */

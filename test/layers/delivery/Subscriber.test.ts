@@ -40,6 +40,7 @@ const bare = (options: Partial<BufferOptions> = {}) => {
     },
     giveBack: (receipt) => givenBack.push(receipt.packetId),
     onDrop: (message) => dropped.push(Message.text(message)),
+    onBuffered: () => {},
     onReady: () => subscriber.wake(),
     onLagging: () => {},
     onHolding: () => {},
