@@ -337,6 +337,11 @@ export class ClientCore {
     return this.#lagging.size > 0
   }
 
+  /** Callers whose publishes are over and who run when the present batch is done. */
+  get endedCallers(): number {
+    return this.#ended.length / 3
+  }
+
   /** What was received is handled: what of it still waits for a consumer lets go of the chunks. */
   detachPayloads(): void {
     if (this.#buffered.length === 0) return

@@ -188,6 +188,11 @@ export class LinkState implements CommitTarget {
       switch (packet._tag) {
         case "Publish":
           return this.core.inbound.onPublish(packet)
+        case "Puback": {
+          const fault = this.core.onPacket(packet)
+          if (this.core.endedCallers >= this.#halfWindow) this.#goOn()
+          return fault
+        }
         case "Connack":
           return ProtocolFault.make("CONNACK", "packet type", "a second one on the same connection", 0x82)
         case "Pingresp":
@@ -214,6 +219,20 @@ export class LinkState implements CommitTarget {
       return undefined
     }
     return ProtocolFault.make(packet._tag.toUpperCase(), "packet type", "it came before CONNACK", 0x82)
+  }
+
+  /** Half of what may be under way, if that is much. */
+  #halfWindow = Infinity
+
+  /**
+   * Lets callers go on whose publishes are acknowledged, and sends what they have to send, before the rest of what has come is
+   * handled: the server works on the one half while they work on the other.
+   */
+  #goOn(): void {
+    const { core } = this
+    core.endBatch()
+    if (core.hasOutput) this.writerWake.offerNow()
+    core.startBatch()
   }
 
   #onAuth(authenticator: Authenticator, packet: Packet.Auth): ProtocolFault.ProtocolFault | undefined {
@@ -263,6 +282,7 @@ export class LinkState implements CommitTarget {
 
   #accept(negotiated: Negotiated): void {
     this.phase = "open"
+    this.#halfWindow = Math.max(16, negotiated.sendWindow >> 1)
     this.encoder.maximumPacketSize = negotiated.maximumPacketSize
     this.keepAlive = {
       ...this.keepAlive,
