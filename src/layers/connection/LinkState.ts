@@ -354,7 +354,7 @@ export class LinkState implements CommitTarget {
       this.#acknowledgesFirst = this.phase === "open"
       if (this.phase === "open") this.core.close()
       this.phase = "over"
-      this.failPings(new PingError({ reason: new Offline() }))
+      this.failPings(undefined)
       return this.sendFinal(packet)
     })
   }
@@ -393,11 +393,14 @@ export class LinkState implements CommitTarget {
       cause._tag === "UnacknowledgedOverflow" || cause._tag === "AuthenticationFailed"
     this.#dropKept()
     this.core.close()
-    this.failPings(new PingError({ reason: cause }))
+    this.failPings(cause)
     Deferred.doneUnsafe(this.ended, Exit.succeed(cause))
   }
 
-  failPings(error: PingError): void {
+  /** `cause`: why the connection ended, if we did not end it. */
+  failPings(cause: LinkLost | undefined): void {
+    if (this.#pingsWritten.length + this.#pingsQueued.length === 0) return
+    const error = new PingError({ reason: cause ?? new Offline() })
     const pings = [...this.#pingsWritten, ...this.#pingsQueued]
     this.#pingsWritten = []
     this.#pingsQueued = []
