@@ -10,7 +10,7 @@
 import * as Effect from "effect/Effect"
 import type { PublishProperties } from "../../protocol/Packet.ts"
 import type { Message } from "../../services/Message.ts"
-import { toMessage } from "../../services/MessageCodec.ts"
+import { detachPayload, toMessage } from "../../services/MessageCodec.ts"
 import { SubscribeError } from "../../services/MqttError.ts"
 import type { OpenStore, StoredMessage } from "../../services/SessionStore.ts"
 import type { Journal } from "../store/Journal.ts"
@@ -93,6 +93,8 @@ class OwnedQueue implements Aside {
     if (isRead) this.#after = sequence
     else this.unread++
     queue.coming.set(sequence, message)
+    // A store may keep it as it is, and for long.
+    detachPayload(message)
     this.#journal.record({ _tag: "PutAside", queue: queue.name, message: toStored(message, sequence) })
     // It must not be put aside twice when the server sends it again to the next process, unless somebody else has still to
     // take it. In another session its identifier stands for another message.
