@@ -208,7 +208,9 @@ describe("MessageCodec", () => {
     })
 
     it("leaves what is half of its chunk or more, what lies in 8 KiB or less, and what is empty", () => {
-      for (const [chunk, bytes] of [[65_536, 32_768], [65_536, 65_536], [40_001, 20_001], [8192, 1], [10, 1], [65_536, 0]]) {
+      for (
+        const [chunk, bytes] of [[65_536, 32_768], [65_536, 65_536], [40_001, 20_001], [8192, 1], [10, 1], [65_536, 0]]
+      ) {
         const message = within(chunk!, bytes!)
         const { payload } = message
         detachPayload(message)

@@ -428,7 +428,7 @@ export class LinkState implements CommitTarget {
         // What is to be kept, or is kept, goes before.
         if (core.committer?.isIdle === false && !this.#isStoreBroken) {
           // It may bring nothing for us, and then nobody else says that it is over.
-          core.committer.onCommitted = this.wakeWriter
+          core.committer.onCommitted = this.#onCommitted
           core.committer.wake()
           return undefined
         }
@@ -521,6 +521,12 @@ export class LinkState implements CommitTarget {
     if (this.phase !== "open" && !isLeaving) return false
     this.#kept = kept
     return true
+  }
+
+  /** The commit that DISCONNECT waits for is over. One that began behind the end knows nothing of this connection. */
+  readonly #onCommitted = (isKept: boolean): void => {
+    if (!isKept) this.#isStoreBroken = true
+    this.wakeWriter()
   }
 
   onStoreFailed(error: SessionStoreError): void {

@@ -232,8 +232,8 @@ const fromStored = ({ deliveryId, duplicate, ...stored }: StoredMessage): Messag
     dup: duplicate,
     packetId: 0,
     ...stored,
-    // The store may go on with its own.
-    payload: stored.payload.slice()
+    // The store may go on with its own, which may be a `Buffer`.
+    payload: new Uint8Array(stored.payload)
   })
   return deliveryId === undefined ? message : { ...message, deliveryId }
 }

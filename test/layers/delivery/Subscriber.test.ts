@@ -145,8 +145,7 @@ describe("Subscriber", () => {
       const old = inChunk("1")
       subscriber.deliver(old, undefined)
       subscriber.detachPayloads()
-      const { payload } = old
-      // As if it had not been let go of: a second look at all that waits would be quadratic.
+      const { payload } = old // As if it had not been let go of: a second look at all that waits would be quadratic.
       ;(old as { payload: Uint8Array }).payload = inChunk("1").payload
       const fresh = inChunk("2")
       subscriber.deliver(fresh, undefined)
