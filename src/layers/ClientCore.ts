@@ -23,10 +23,11 @@ import type { Committer } from "./store/Committer.ts"
 import { noArray, noSet, ownArray, ownSet } from "../protocol/EmptyCollections.ts"
 import { Events } from "./Events.ts"
 import { Inbound } from "./delivery/Inbound.ts"
-import { Inbox } from "./delivery/Inbox.ts"
-import type { InboxHooks, Receipt } from "./delivery/Inbox.ts"
+import { encodeAcks, Inbox } from "./delivery/Inbox.ts"
+import type { InboxHooks } from "./delivery/Inbox.ts"
+import type { Receipt } from "./delivery/Receipt.ts"
 import type { Journal } from "./store/Journal.ts"
-import { cannotAcknowledge, Outbound } from "./publishing/Outbound.ts"
+import { cannotAcknowledge, Outbound, protocolMaximum } from "./publishing/Outbound.ts"
 import { Outbox } from "./publishing/Outbox.ts"
 import type { Entry, Outcome } from "./publishing/Outbox.ts"
 import { ParkedExpiry } from "./delivery/ParkedExpiry.ts"
@@ -84,6 +85,8 @@ export class ClientCore implements Hooks, InboxHooks {
   writing = false
   #ready = noSet<Subscriber>()
   #lagging = noSet<Subscriber>()
+  /** Who was given messages by the present chunks. */
+  #buffered: Array<Subscriber> = noArray()
   #slow: SlowConsumers | undefined
   #parkedExpiry: ParkedExpiry | undefined
   #waiters = noSet<Waiter>()
@@ -131,6 +134,30 @@ export class ClientCore implements Hooks, InboxHooks {
       dropped: this.#dropped,
       packetIds: this.session.ids.size
     }
+  }
+
+  /**
+   * Whether a message with so many bytes of payload, a topic of the usual length and nothing else can go to the server that
+   * we are connected to, and into the outbox. If not, there is more to be looked at.
+   */
+  accepts(qos: Packet.QoS, retain: boolean, payloadBytes: number): boolean {
+    return qos <= this.#acceptedQoS && payloadBytes <= this.#acceptedBytes && (!retain || this.#acceptsRetain)
+  }
+
+  /** Nothing without a connection. */
+  #acceptedQoS = -1
+  #acceptedBytes = 0
+  #acceptsRetain = false
+
+  #reconsiderAccepted(): void {
+    const negotiated = this.#negotiated
+    const isOpen = negotiated !== undefined && this.#gate === undefined
+    this.#acceptedQoS = isOpen ? negotiated.maximumQoS : -1
+    this.#acceptsRetain = isOpen && negotiated.retainAvailable
+    // A topic that is remembered, and the header, fit into the rest.
+    this.#acceptedBytes = isOpen
+      ? Math.min(negotiated.maximumPacketSize, protocolMaximum, this.outbox.limits.maxBytes) - 1024
+      : 0
   }
 
   wakeWriter(): void {
@@ -204,6 +231,11 @@ export class ClientCore implements Hooks, InboxHooks {
     if (!this.#inBatch) this.endBatch()
   }
 
+  onBuffered(subscriber: Subscriber): void {
+    this.#buffered = ownArray(this.#buffered)
+    this.#buffered.push(subscriber)
+  }
+
   onLagging(subscriber: Subscriber): void {
     this.#lagging = ownSet(this.#lagging).add(subscriber)
   }
@@ -222,6 +254,7 @@ export class ClientCore implements Hooks, InboxHooks {
     this.#options = options
     this.startBatch()
     this.outbox.configure(options.outbox)
+    this.#reconsiderAccepted()
     this.inbox.configure(options)
     this.endBatch()
     this.subscriptions.declare(options.subscriptions)
@@ -235,6 +268,7 @@ export class ClientCore implements Hooks, InboxHooks {
    */
   open(negotiated: Negotiated, resumes: boolean, wakeWriter: () => void, isInDoubt = false): void {
     this.#negotiated = negotiated
+    this.#reconsiderAccepted()
     this.#wakeWriter = wakeWriter
     this.outbound.clearPubrels()
     this.journal?.begin(resumes, this.sessionKey)
@@ -271,6 +305,7 @@ export class ClientCore implements Hooks, InboxHooks {
   close(): void {
     if (this.#negotiated !== undefined) this.inbox.end(this.#negotiated.sessionExpiryInterval === 0)
     this.#negotiated = undefined
+    this.#reconsiderAccepted()
     this.#wakeWriter = undefined
     // What the socket had not taken is lost with it, and nobody waits for it any more.
     this.writing = false
@@ -282,6 +317,7 @@ export class ClientCore implements Hooks, InboxHooks {
   /** From now on nothing is sent: all that is pending fails, and so does what comes, until `reopen`. */
   halt(cause: ClientHalted | ClientClosed): void {
     this.#gate = cause
+    this.#reconsiderAccepted()
     this.startBatch()
     for (const waiter of this.#waiters) {
       const given = waiter.isDone() ? undefined : cause
@@ -312,6 +348,7 @@ export class ClientCore implements Hooks, InboxHooks {
   /** The scope of the client closes: nothing new is taken, what is pending goes on. */
   refuse(cause: ClientClosed): void {
     this.#gate = cause
+    this.#reconsiderAccepted()
   }
 
   /** Whether all that was taken is sent and, at QoS 1 and 2, acknowledged, and the store knows of it. */
@@ -327,6 +364,7 @@ export class ClientCore implements Hooks, InboxHooks {
 
   reopen(): void {
     this.#gate = undefined
+    this.#reconsiderAccepted()
   }
 
   // ---------------------------------------------------------------------------
@@ -355,6 +393,19 @@ export class ClientCore implements Hooks, InboxHooks {
       if (!subscriber.lagging) this.#lagging.delete(subscriber)
     }
     return this.#lagging.size > 0
+  }
+
+  /** Callers whose publishes are over and who run when the present batch is done. */
+  get endedCallers(): number {
+    return this.#ended.length / 3
+  }
+
+  /** What was received is handled: what of it still waits for a consumer lets go of the chunks. */
+  detachPayloads(): void {
+    if (this.#buffered.length === 0) return
+    const buffered = this.#buffered
+    this.#buffered = noArray()
+    for (const subscriber of buffered) subscriber.detachPayloads()
   }
 
   startBatch(): void {
@@ -414,7 +465,7 @@ export class ClientCore implements Hooks, InboxHooks {
   collect(encoder: PacketCodec.Encoder, limit: number): ProtocolFault.ProtocolFault | undefined {
     this.#encodeSubscriptions(encoder, limit)
     const acks = this.committer === undefined ? this.inbox.takeAcks() : this.inbox.takeKeptAcks()
-    if (!encodeAll(encoder, acks) || !this.outbound.encodePubrels(encoder)) return cannotAcknowledge
+    if (!encodeAcks(encoder, acks) || !this.outbound.encodePubrels(encoder)) return cannotAcknowledge
     const fault = this.outbound.encodeRedelivery(encoder, limit)
     if (fault !== undefined) return fault
     if (!this.session.redelivering) this.outbound.encodeNew(encoder, limit)
@@ -427,12 +478,12 @@ export class ClientCore implements Hooks, InboxHooks {
    */
   collectAcks(encoder: PacketCodec.Encoder): boolean {
     if (this.committer !== undefined) return this.collectPubacks(encoder)
-    return encodeAll(encoder, this.inbox.takeAcks()) && this.outbound.encodePubrels(encoder)
+    return encodeAcks(encoder, this.inbox.takeAcks()) && this.outbound.encodePubrels(encoder)
   }
 
   /** Encodes the PUBACKs that are due, of which a store keeps nothing; false if the server cannot take one. */
   collectPubacks(encoder: PacketCodec.Encoder): boolean {
-    return encodeAll(encoder, this.inbox.takePubacks())
+    return encodeAcks(encoder, this.inbox.takePubacks())
   }
 
   #encodeSubscriptions(encoder: PacketCodec.Encoder, limit: number): void {
@@ -473,6 +524,3 @@ export class ClientCore implements Hooks, InboxHooks {
     }
   }
 }
-
-const encodeAll = (encoder: PacketCodec.Encoder, packets: ReadonlyArray<Packet.ClientPacket>): boolean =>
-  packets.every((packet) => encoder.encode(packet) === undefined)

@@ -44,8 +44,18 @@ export class Signal {
     soon(this.scheduler, () => this.#release())
   }
 
+  /** Wakes the fiber, which runs before this returns, or lets it go on when it comes to wait. */
+  offerNow(): void {
+    this.#isSet = true
+    this.#resume()
+  }
+
   #release(): void {
     this.#isScheduled = false
+    this.#resume()
+  }
+
+  #resume(): void {
     const taker = this.#taker
     if (taker === undefined || !this.#isSet) return
     this.#isSet = false

@@ -3,14 +3,22 @@
  * and a client has dozens, of which an idle one needs none.
  *
  * All that hold nothing are the same collection: it may be read, cleared and deleted from, but to add something its owner
- * asks for one of its own first.
+ * asks for one of its own first. To add without asking throws.
  *
  * @since 0.1.0
  */
 
+const refuse = (): never => {
+  throw new Error("this collection is shared by all who have none: add to one of your own")
+}
+
 const map = new Map<unknown, unknown>()
+map.set = refuse
 const set = new Set<unknown>()
+set.add = refuse
 const array: Array<never> = []
+// Not frozen: what takes something out of an empty array sets its length.
+Object.defineProperty(array, "push", { value: refuse })
 
 export const noMap = <K, V>(): Map<K, V> => map as Map<K, V>
 

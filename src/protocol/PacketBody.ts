@@ -26,6 +26,7 @@ import { noBytes, noWords, PacketReader, propertyPlace } from "./PacketReader.ts
 import type { PacketReaderOptions, PropertyPlace } from "./PacketReader.ts"
 import * as Property from "./Property.ts"
 import type * as ProtocolFault from "./ProtocolFault.ts"
+import * as PublishPacket from "./PublishPacket.ts"
 import * as ReasonCode from "./ReasonCode.ts"
 import { StringCache } from "./StringCache.ts"
 import * as Utf8 from "./Utf8.ts"
@@ -111,6 +112,24 @@ const codes = {
   auth: codeSet(ReasonCode.fromServer.Auth)
 }
 
+type Writable<A> = { -readonly [K in keyof A]: A[K] }
+
+const ackTags = ["Puback", "Pubrec", "Pubrel", "Pubcomp"] as const
+
+interface AckConstructor {
+  new(tag: Ack["_tag"], packetId: number): object
+}
+
+/** A constructor for the reason that `PublishPacket` gives. */
+const PlainAck = function(this: Writable<Ack>, tag: Ack["_tag"], packetId: number) {
+  this._tag = tag
+  this.packetId = packetId
+  this.reasonCode = 0
+  this.properties = undefined
+} as unknown as AckConstructor & { prototype: object }
+
+PlainAck.prototype = Object.prototype
+
 const pingresp: ServerPacket = Object.freeze({ _tag: "Pingresp" })
 
 /**
@@ -126,9 +145,19 @@ export class PacketBody {
   private words: DataView = noWords
   private topics: StringCache | undefined = undefined
   private aliases: Map<number, string> | undefined = undefined
+  /** Where PUBLISH packets are one object that is filled anew. */
+  private readonly reused: Writable<Publish> | undefined
 
-  constructor(options: PacketReaderOptions & { readonly protocolVersion: ProtocolVersion }) {
+  constructor(
+    options: PacketReaderOptions & {
+      readonly protocolVersion: ProtocolVersion
+      readonly reusesPublish?: boolean | undefined
+    }
+  ) {
     this.version = options.protocolVersion
+    this.reused = options.reusesPublish === true
+      ? PublishPacket.make(false, 0, false, "", 0, noBytes, undefined)
+      : undefined
     this.reader = new PacketReader(options)
   }
 
@@ -149,6 +178,10 @@ export class PacketBody {
     this.bytes = noBytes
     this.words = noWords
     this.reader.open(noBytes, noWords)
+    const { reused } = this
+    if (reused === undefined) return
+    reused.payload = noBytes
+    reused.properties = undefined
   }
 
   /** The packet with this first byte and a body from `start` to `end`, or `undefined` with `fault` set. */
@@ -156,6 +189,11 @@ export class PacketBody {
     const type = first >> 4
     if (type === 3) return this.publish(first, start, end)
     if (type === 13) return pingresp
+    // An acknowledgement without a reason, as nearly all are.
+    if (end - start === 2 && type >= 4 && type <= 7) {
+      const packetId = this.bytes[start] << 8 | this.bytes[start + 1]
+      if (packetId !== 0) return new PlainAck(ackTags[type - 4] as Ack["_tag"], packetId) as Ack
+    }
     const reader = this.reader
     reader.begin(packetNames[type], start, end)
     const packet = this.rest(type)
@@ -225,16 +263,21 @@ export class PacketBody {
         if (topic === undefined) return undefined
       }
     }
-    return {
-      _tag: "Publish",
-      dup: (first & 0x08) !== 0,
-      qos: qos as QoS,
-      retain: (first & 0x01) !== 0,
-      topic,
-      packetId,
-      payload: this.reader.view(position, end),
-      properties
+    const { reused } = this
+    const dup = (first & 0x08) !== 0
+    const retain = (first & 0x01) !== 0
+    const payload = this.reader.view(position, end)
+    if (reused === undefined) {
+      return PublishPacket.make(dup, qos as QoS, retain, topic, packetId, payload, properties)
     }
+    reused.dup = dup
+    reused.qos = qos as QoS
+    reused.retain = retain
+    reused.topic = topic
+    reused.packetId = packetId
+    reused.payload = payload
+    reused.properties = properties
+    return reused
   }
 
   private resolveAlias(topic: string, alias: number | undefined): string | undefined {

@@ -205,9 +205,35 @@ class PacketEncoder implements Encoder {
     properties: PublishProperties | undefined,
     packetId: number
   ): EncodeFault | undefined {
+    const { encodedTopic } = message
+    if (encodedTopic !== undefined && properties === undefined && this.barePublish(message, encodedTopic, packetId)) {
+      return undefined
+    }
     if (this.asciiPublish(message, properties, packetId, false)) return undefined
     const { payload, qos, retain, topic } = message
     return this.anyPublish(PublishPacket.make(false, qos, retain, topic, packetId, payload, properties))
+  }
+
+  /** Appends a PUBLISH without properties whose topic is encoded already; false if it cannot, and nothing has changed. */
+  private barePublish(message: PublishFields, encodedTopic: Uint8Array, packetId: number): boolean {
+    const { payload, qos, retain } = message
+    const body = encodedTopic.length + (qos === 0 ? 0 : 2) + (this.version === 5 ? 1 : 0) + payload.length
+    const frame = frameSize(body)
+    if (frame > this.limit) return false
+    const slab = this.reserve(frame)
+    const first = this.position
+    slab[first] = 0x30 | qos << 1 | (retain ? 0x01 : 0)
+    let position = writeVarint(body, slab, first + 1)
+    slab.set(encodedTopic, position)
+    position += encodedTopic.length
+    if (qos !== 0) {
+      slab[position++] = packetId >>> 8
+      slab[position++] = packetId
+    }
+    if (this.version === 5) slab[position++] = 0
+    slab.set(payload, position)
+    this.position = position + payload.length
+    return true
   }
 
   /** Appends the PUBLISH that nearly all are; false if it is none of them, and then nothing has changed. */

@@ -32,6 +32,8 @@ export interface PublishFields {
   readonly payload: Uint8Array
   readonly qos: QoS
   readonly retain: boolean
+  /** What `TopicMemory` has of the topic, where that is known. */
+  readonly encodedTopic?: Uint8Array | undefined
 }
 
 /**

@@ -14,6 +14,8 @@
  */
 import { noArray, noMap, ownMap } from "./EmptyCollections.ts"
 import type { Publish, PublishProperties, Pubrel } from "./Packet.ts"
+import { ExchangeTable } from "./ExchangeTable.ts"
+import type { Linked } from "./ExchangeTable.ts"
 import * as PacketId from "./PacketId.ts"
 import type { ProtocolFault } from "./ProtocolFault.ts"
 import * as Fault from "./ProtocolFault.ts"
@@ -84,7 +86,7 @@ export type InboundOutcome = "deliver" | "held" | "again"
 const ignored: AckOutcome<never> = { _tag: "Ignored" }
 
 /** The packet is made when it is sent again, which nearly never happens. */
-class OpenExchange<T> implements Exchange<T> {
+class OpenExchange<T> implements Exchange<T>, Linked<OpenExchange<T>> {
   declare readonly packetId: number
   declare readonly message: Outgoing
   declare readonly properties: PublishProperties | undefined
@@ -92,6 +94,8 @@ class OpenExchange<T> implements Exchange<T> {
   declare stage: "published" | "released"
   declare counted: boolean
   declare answer: number
+  declare previous: OpenExchange<T> | undefined
+  declare next: OpenExchange<T> | undefined
 
   constructor(packetId: number, message: Outgoing, properties: PublishProperties | undefined, token: T) {
     this.packetId = packetId
@@ -101,6 +105,8 @@ class OpenExchange<T> implements Exchange<T> {
     this.stage = "published"
     this.counted = true
     this.answer = 0
+    this.previous = undefined
+    this.next = undefined
   }
 
   get qos(): 1 | 2 {
@@ -146,9 +152,9 @@ export class Session<T> {
   /** The one space of outbound identifiers, shared by PUBLISH, SUBSCRIBE and UNSUBSCRIBE (PI-07). */
   readonly ids: PacketId.PacketIds = PacketId.make()
   /** Awaiting PUBACK or PUBREC, in the order of their first sending. */
-  #published = noMap<number, OpenExchange<T>>()
+  readonly #published = new ExchangeTable<OpenExchange<T>>()
   /** Awaiting PUBCOMP, in the order in which their PUBRECs came (OR-04). */
-  #released = noMap<number, OpenExchange<T>>()
+  readonly #released = new ExchangeTable<OpenExchange<T>>()
   /** Inbound QoS 2 identifiers before PUBREL: false until PUBREC was sent, then true. */
   #inbound = noMap<number, boolean>()
   /** What a resumed connection has still to send again, in order. */
@@ -210,8 +216,8 @@ export class Session<T> {
       exchange.stage = stage
       exchange.counted = false
       exchange.answer = answer
-      if (stage === "published") this.#published = ownMap(this.#published).set(publish.packetId, exchange)
-      else this.#released = ownMap(this.#released).set(publish.packetId, exchange)
+      const table = stage === "published" ? this.#published : this.#released
+      table.add(exchange)
     }
     for (const packetId of inbound) this.#inbound = ownMap(this.#inbound).set(packetId, true)
     return rest
@@ -302,7 +308,7 @@ export class Session<T> {
     if (this.quota <= 0) return undefined
     const packetId = this.ids.next()
     if (packetId === undefined) return undefined
-    this.#published = ownMap(this.#published).set(packetId, new OpenExchange(packetId, message, properties, token))
+    this.#published.add(new OpenExchange(packetId, message, properties, token))
     this.#counted++
     return packetId
   }
@@ -331,9 +337,9 @@ export class Session<T> {
   release(packetId: number): T | undefined {
     const exchange = this.#published.get(packetId)
     if (exchange === undefined || exchange.qos !== 2 || !exchange.counted) return undefined
-    this.#published.delete(packetId)
+    this.#published.delete(exchange)
     exchange.stage = "released"
-    this.#released = ownMap(this.#released).set(packetId, exchange)
+    this.#released.add(exchange)
     return exchange.token
   }
 
@@ -360,10 +366,10 @@ export class Session<T> {
     if (exchange.qos !== 2) return wrongKind("PUBREC", "a QoS 1 message cannot be acknowledged by it")
     if (!exchange.counted) return ignored
     if (reasonCode >= 0x80) return this.#settle(exchange, reasonCode, reasonString)
-    this.#published.delete(packetId)
+    this.#published.delete(exchange)
     exchange.stage = "released"
     exchange.answer = reasonCode
-    this.#released = ownMap(this.#released).set(packetId, exchange)
+    this.#released.add(exchange)
     return { _tag: "Release", packet: pubrel(packetId, 0) }
   }
 
@@ -388,8 +394,8 @@ export class Session<T> {
 
   #end(exchange: OpenExchange<T>): void {
     const id = exchange.packetId
-    if (exchange.stage === "published") this.#published.delete(id)
-    else this.#released.delete(id)
+    if (exchange.stage === "published") this.#published.delete(exchange)
+    else this.#released.delete(exchange)
     this.ids.release(id)
     if (exchange.counted) {
       exchange.counted = false

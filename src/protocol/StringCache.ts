@@ -21,6 +21,12 @@ const ways = 4
 const patience = 256
 const pause = 4096
 
+/** An odd number for each word, so that the products do not wait for one another as those of a chain would. */
+const factors = Int32Array.from(
+  { length: slotWords },
+  (_, word) => Math.imul(2 * word + 1, 0x27d4eb2f) ^ word << 20 | 1
+)
+
 /**
  * @category decoding
  * @since 0.1.0
@@ -62,12 +68,12 @@ export class StringCache {
     }
     // Words of four bytes, the last of which may overlap the one before it.
     const last = end - 4
-    let hash = length
-    for (let i = start; i < last; i += 4) {
-      hash = Math.imul(hash ^ bytes.getInt32(i, true), 0x9e3779b1)
-      hash ^= hash >>> 15
+    let hash = Math.imul(bytes.getInt32(last, true), 0x85ebca6b) + length | 0
+    for (let i = start, word = 0; i < last; i += 4, word++) {
+      hash = hash + Math.imul(bytes.getInt32(i, true), factors[word]) | 0
     }
-    hash = Math.imul(hash ^ bytes.getInt32(last, true), 0x85ebca6b)
+    hash ^= hash >>> 15
+    hash = Math.imul(hash, 0x9e3779b1)
     hash ^= hash >>> 16
     // 0 is the tag of a slot without a string.
     const tag = hash === 0 ? 1 : hash

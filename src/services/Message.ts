@@ -51,8 +51,9 @@ export interface OutgoingMessage extends MessageProperties {
 export interface Message extends MessageProperties {
   readonly topic: string
   /**
-   * The subscriber's own copy, which pins no network buffer. It is a view: what lies around it in `payload.buffer`, 8 KiB at
-   * most, belongs to other messages. Two subscribers of one message share it: do not change it.
+   * A view of the bytes that arrived, of which it keeps up to 64 KiB alive: copy what you keep for long, such as the last value
+   * of each topic (`payload.slice()`). What waits in the client has memory of its own. Two subscribers of one message share it:
+   * do not change it.
    */
   readonly payload: Uint8Array
   readonly qos: QoS

@@ -4,7 +4,7 @@
  * @since 0.1.0
  */
 import { TopicName, Utf8 } from "../protocol/index.ts"
-import type { Publish, PublishProperties } from "../protocol/Packet.ts"
+import type { Publish, PublishProperties, QoS } from "../protocol/Packet.ts"
 import type { Message, MessageProperties, OutgoingMessage } from "./Message.ts"
 
 const encoder = new TextEncoder()
@@ -22,6 +22,17 @@ export const encodePayload = (payload: Uint8Array | string | undefined): Uint8Ar
   // TextEncoder would put U+FFFD in the place of a lone surrogate and say nothing.
   return payload.isWellFormed() ? encoder.encode(payload) : "a lone surrogate cannot be sent as UTF-8"
 }
+
+/**
+ * Whether something is given that goes into the properties of a packet, whatever it is.
+ *
+ * @category validation
+ * @since 0.1.0
+ */
+export const hasProperties = (message: MessageProperties): boolean =>
+  message.contentType !== undefined || message.correlationData !== undefined ||
+  message.messageExpiryInterval !== undefined || message.payloadFormat !== undefined ||
+  message.responseTopic !== undefined || message.userProperties !== undefined
 
 /**
  * The properties of a PUBLISH or will; `undefined` where there are none.
@@ -134,21 +145,49 @@ const copyOf = (bytes: Uint8Array): Uint8Array => {
 }
 
 /**
- * The message of an inbound PUBLISH. The payload is copied, so that a small message does not keep the network chunk of up
- * to 64 KiB alive that it came in.
+ * Copies the payload out of the chunk that it came in, if it is the smaller part of it: a small message that waits for somebody
+ * is not to keep a chunk of 64 KiB alive.
+ *
+ * @category decoding
+ * @since 0.1.0
+ */
+export const detachPayload = (message: Message): void => {
+  const { payload } = message
+  if (payload.length === 0 || payload.buffer.byteLength <= Math.max(poolBytes, 2 * payload.length)) return
+  ;(message as { payload: Uint8Array }).payload = copyOf(payload)
+}
+
+interface Constructor {
+  new(topic: string, payload: Uint8Array, qos: QoS, retain: boolean, duplicate: boolean): Message
+}
+
+/** A constructor and no literal, for the reason that `PublishPacket` gives. */
+const PlainMessage = function(
+  this: { -readonly [K in keyof Message]: Message[K] },
+  topic: string,
+  payload: Uint8Array,
+  qos: QoS,
+  retain: boolean,
+  duplicate: boolean
+) {
+  this.topic = topic
+  this.payload = payload
+  this.qos = qos
+  this.retain = retain
+  this.duplicate = duplicate
+} as unknown as Constructor & { prototype: object }
+
+PlainMessage.prototype = Object.prototype
+
+/**
+ * The message of an inbound PUBLISH. Its payload stays a view of the chunk that it came in.
  *
  * @category decoding
  * @since 0.1.0
  */
 export const toMessage = (packet: Publish): Message => {
-  const properties = packet.properties
-  const base = {
-    topic: packet.topic,
-    payload: copyOf(packet.payload),
-    qos: packet.qos,
-    retain: packet.retain,
-    duplicate: packet.dup
-  }
+  const { dup, payload, properties, qos, retain, topic } = packet
+  const base = new PlainMessage(topic, payload, qos, retain, dup)
   if (properties === undefined) return base
   return {
     ...base,

@@ -91,57 +91,75 @@ describe("the hot path", () => {
       [
         "publish QoS 0 from 100 fibers",
         single(0),
-        { writes: 0.0013, bytes: 69.5, steps: 2.5, turns: 0.001, fibers: 0.012, spans: 0 }
+        { writes: 0.0013, bytes: 69.5, steps: 2.3, turns: 0.0005, tasks: 0.0005, fibers: 0.011, spans: 0 }
       ],
       [
         "publish QoS 1 from 100 fibers, window 100",
         single(1),
-        { writes: 0.016, bytes: 71.5, steps: 2.7, turns: 0.032, fibers: 0.012, spans: 0 }
+        { writes: 0.021, bytes: 71.5, steps: 2.3, turns: 0.0005, tasks: 0.0005, fibers: 0.011, spans: 0 }
       ],
       [
         "publish QoS 2 from 100 fibers, window 100",
         single(2),
-        { writes: 0.032, bytes: 75.5, steps: 2.9, turns: 0.062, fibers: 0.012, spans: 0 }
+        { writes: 0.021, bytes: 75.5, steps: 2.3, turns: 0.0005, tasks: 0.0005, fibers: 0.011, spans: 0 }
       ],
       [
         "publishAll QoS 0",
         batch(0),
-        { writes: 0.0013, bytes: 69.5, steps: 0.02, turns: 0.001, fibers: 0.002, spans: 0 }
+        { writes: 0.0013, bytes: 69.5, steps: 0.006, turns: 0.0005, tasks: 0.0005, fibers: 0.001, spans: 0 }
       ],
       [
         "publishAll QoS 1, window 100",
         batch(1),
-        { writes: 0.016, bytes: 71.5, steps: 0.2, turns: 0.032, fibers: 0.002, spans: 0 }
+        { writes: 0.011, bytes: 71.5, steps: 0.09, turns: 0.0005, tasks: 0.0005, fibers: 0.001, spans: 0 }
       ],
       [
         "publishAll QoS 2, window 100",
         batch(2),
-        { writes: 0.032, bytes: 75.5, steps: 0.4, turns: 0.062, fibers: 0.002, spans: 0 }
+        { writes: 0.021, bytes: 75.5, steps: 0.18, turns: 0.0005, tasks: 0.0005, fibers: 0.001, spans: 0 }
       ],
       [
         "receive QoS 0 by runForEachArray",
         receive(0, "array"),
-        { pulls: 0.002, steps: 0.05, turns: 0.002, fibers: 0.002, spans: 0 }
+        { pulls: 0.0015, steps: 0.025, turns: 0.0005, tasks: 0.0005, fibers: 0.001, spans: 0 }
       ],
       [
         "receive QoS 0 by runForEach",
         receive(0, "each"),
-        { pulls: 0.002, steps: 1.2, turns: 0.002, fibers: 0.002, spans: 0 }
+        { pulls: 0.0015, steps: 1.03, turns: 0.0005, tasks: 0.0005, fibers: 0.001, spans: 0 }
       ],
       [
         "receive QoS 0 by a consumer that waits for a turn with each array",
         receive(0, "yielding"),
-        { pulls: 0.002, steps: 0.05, turns: 0.004, fibers: 0.002, spans: 0 }
+        { pulls: 0.0015, steps: 0.03, turns: 0.004, tasks: 0.004, fibers: 0.001, spans: 0 }
       ],
       [
         "receive QoS 1 by runForEachArray",
         receive(1, "array"),
-        { writes: 0.002, bytes: 4.5, pulls: 0.002, steps: 0.05, turns: 0.003, fibers: 0.002, spans: 0 }
+        {
+          writes: 0.0015,
+          bytes: 4.5,
+          pulls: 0.0015,
+          steps: 0.035,
+          turns: 0.0005,
+          tasks: 0.0005,
+          fibers: 0.001,
+          spans: 0
+        }
       ],
       [
         "receive QoS 1 by runForEach",
         receive(1, "each"),
-        { writes: 0.002, bytes: 4.5, pulls: 0.002, steps: 1.2, turns: 0.003, fibers: 0.002, spans: 0 }
+        {
+          writes: 0.0015,
+          bytes: 4.5,
+          pulls: 0.0015,
+          steps: 1.04,
+          turns: 0.0005,
+          tasks: 0.0005,
+          fibers: 0.001,
+          spans: 0
+        }
       ]
     ] as ReadonlyArray<readonly [string, Effect.Effect<Counts, unknown>, Bounds]>
   ) {

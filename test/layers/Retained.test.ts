@@ -84,6 +84,7 @@ describe("retained messages", () => {
           const { client, peer } = server
           const first = yield* collect((yield* subscribed(client, peer, version, "r", { qos: 0 })).messages)
           yield* send(peer, version, retained("r", 0, "1"))
+          while (first.seen.length === 0) yield* Effect.yieldNow
           const two = yield* subscribing(client, "r")
           const second = yield* collect((yield* Fiber.join(two.fiber)).messages)
           yield* expectWords(peer, version, "subscribe 2 r:0")

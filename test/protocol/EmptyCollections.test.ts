@@ -17,4 +17,10 @@ describe("EmptyCollections", () => {
     assert.strictEqual(ownSet(set), set)
     assert.strictEqual(ownArray(array), array)
   })
+
+  it("refuse what is added without asking", () => {
+    assert.throws(() => noMap<string, number>().set("a", 1))
+    assert.throws(() => noSet<string>().add("a"))
+    assert.throws(() => noArray<string>().push("a"))
+  })
 })

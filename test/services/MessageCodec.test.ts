@@ -1,8 +1,15 @@
-import { assert, describe, it } from "@effect/vitest"
+import { assert, describe, expect, it } from "@effect/vitest"
 import type { Publish, PublishProperties } from "../../src/protocol/Packet.ts"
 import type { Message, OutgoingMessage } from "../../src/services/Message.ts"
 import { text } from "../../src/services/Message.ts"
-import { checkMessage, encodePayload, toMessage, toPublishProperties } from "../../src/services/MessageCodec.ts"
+import {
+  checkMessage,
+  detachPayload,
+  encodePayload,
+  hasProperties,
+  toMessage,
+  toPublishProperties
+} from "../../src/services/MessageCodec.ts"
 import { Hex } from "../../src/testing/index.ts"
 
 /** What a program without types may hand over. */
@@ -159,16 +166,115 @@ describe("MessageCodec", () => {
     }
   })
 
+  describe("hasProperties", () => {
+    it("sees whatever is given, also what is nothing or not valid", () => {
+      const given: ReadonlyArray<object> = [
+        { contentType: "" },
+        { correlationData: new Uint8Array(0) },
+        { messageExpiryInterval: 0 },
+        { payloadFormat: "bytes" },
+        { responseTopic: null },
+        { userProperties: [] }
+      ]
+      for (const properties of given) assert.isTrue(hasProperties(properties), JSON.stringify(properties))
+      for (const none of [{}, { contentType: undefined }, { topic: "a", payload: "x" }]) {
+        assert.isFalse(hasProperties(none))
+      }
+    })
+  })
+
+  describe("detachPayload", () => {
+    /** A message whose payload is a part of a larger chunk. */
+    const within = (chunkBytes: number, bytes: number): Message => {
+      const payload = new Uint8Array(new ArrayBuffer(chunkBytes), chunkBytes - bytes, bytes)
+      for (let index = 0; index < bytes; index++) payload[index] = index * 7
+      return toMessage(publish({ payload }))
+    }
+
+    it("copies what is the smaller part of a large chunk into memory of 8 KiB at most, or of its own size", () => {
+      for (const bytes of [1, 64, 65, 100, 1000, 1024, 1025, 8000, 20_000, 32_767]) {
+        const message = within(65_536, bytes)
+        const { payload } = message
+        detachPayload(message)
+        assert.notStrictEqual(message.payload, payload)
+        assert.isAtMost(message.payload.buffer.byteLength, Math.max(8192, bytes), `${bytes} bytes`)
+        assert.deepStrictEqual([...message.payload], [...payload])
+        // The chunk is another's from now on.
+        const copy = [...payload]
+        new Uint8Array(payload.buffer).fill(0xee)
+        assert.deepStrictEqual([...message.payload], copy)
+        assert.strictEqual(message.payload.constructor, Uint8Array)
+      }
+    })
+
+    it("leaves what is half of its chunk or more, what lies in 8 KiB or less, and what is empty", () => {
+      for (
+        const [chunk, bytes] of [[65_536, 32_768], [65_536, 65_536], [40_001, 20_001], [8192, 1], [10, 1], [65_536, 0]]
+      ) {
+        const message = within(chunk!, bytes!)
+        const { payload } = message
+        detachPayload(message)
+        assert.strictEqual(message.payload, payload, `${bytes} of ${chunk}`)
+      }
+      for (const [chunk, bytes] of [[8193, 1], [65_537, 32_768]]) {
+        const message = within(chunk!, bytes!)
+        const { payload } = message
+        detachPayload(message)
+        assert.notStrictEqual(message.payload, payload, `${bytes} of ${chunk}`)
+      }
+    })
+
+    it("keeps copies apart that share memory, and has next to no memory besides them", () => {
+      const messages = Array.from({ length: 500 }, (_, index) => within(65_536, 1 + index * 13 % 1100))
+      const expected = messages.map(({ payload }) => [...payload])
+      for (const message of messages) detachPayload(message)
+      assert.deepStrictEqual(messages.map(({ payload }) => [...payload]), expected)
+      const ranges = messages.map(({ payload }) => payload)
+      for (const [index, one] of ranges.entries()) {
+        for (const other of ranges.slice(index + 1)) {
+          if (one.buffer !== other.buffer) continue
+          if (one.byteOffset < other.byteOffset + other.length && other.byteOffset < one.byteOffset + one.length) {
+            assert.fail("two copies overlap")
+          }
+        }
+      }
+      const bytes = expected.flat().length
+      const buffers = new Set(messages.map(({ payload }) => payload.buffer))
+      const held = [...buffers].reduce((sum, { byteLength }) => sum + byteLength, 0)
+      assert.isAtMost(held, 1.25 * bytes + 2 * 8192)
+    })
+
+    it("does nothing the second time", () => {
+      const message = within(65_536, 100)
+      detachPayload(message)
+      const { payload } = message
+      detachPayload(message)
+      assert.strictEqual(message.payload, payload)
+    })
+  })
+
   describe("toMessage", () => {
-    it("copies the payload and correlation data, so that no network chunk is pinned", () => {
+    it("makes a plain object, as a literal would be", () => {
+      const payload = Uint8Array.of(1)
+      const message = toMessage(publish({ topic: "a", payload, qos: 2, retain: true, dup: true, packetId: 9 }))
+      const literal = { topic: "a", payload, qos: 2, retain: true, duplicate: true }
+      expect(message).toStrictEqual(literal)
+      assert.strictEqual(Object.getPrototypeOf(message), Object.prototype)
+      assert.strictEqual(message.constructor, Object)
+      assert.deepStrictEqual(Object.entries(message), Object.entries(literal))
+      assert.strictEqual(JSON.stringify(message), JSON.stringify(literal))
+      expect({ ...message, topic: "b" }).toStrictEqual({ ...literal, topic: "b" })
+      const explained = toMessage(publish({ payload, properties: { contentType: "x" } }))
+      assert.strictEqual(Object.getPrototypeOf(explained), Object.prototype)
+      assert.strictEqual(explained.contentType, "x")
+    })
+
+    it("takes the payload as it is, and copies correlation data, so that no network chunk is pinned", () => {
       const chunk = new Uint8Array(65_536).fill(7)
-      const message = toMessage(publish({
-        payload: chunk.subarray(100, 103),
-        properties: { correlationData: chunk.subarray(200, 202) }
-      }))
+      const payload = Uint8Array.of(1, 2)
+      const message = toMessage(publish({ payload, properties: { correlationData: chunk.subarray(200, 202) } }))
       chunk.fill(0)
-      assert.deepStrictEqual([...message.payload], [7, 7, 7])
-      assert.strictEqual(message.payload.buffer.byteLength, 3)
+      assert.strictEqual(message.payload, payload)
       assert.deepStrictEqual([...message.correlationData!], [7, 7])
       assert.strictEqual(message.correlationData?.buffer.byteLength, 2)
     })

@@ -50,9 +50,9 @@ const makeConnection = (counts: Counts, flood: Flood): Connection => {
   const failure = () =>
     Effect.fail(new TransportError({ phase: "read", kind: isOver ? "aborted" : "eof", address: "counted" }))
   const deliver = (...chunks: ReadonlyArray<Uint8Array>) => {
-    arrived.push(...chunks)
     // As a network would: later, and not in the middle of a write.
     setImmediate(() => {
+      arrived.push(...chunks)
       const resume = reader
       if (resume === undefined || arrived.length === 0) return
       reader = undefined

@@ -8,7 +8,13 @@ import type { Packet } from "../../protocol/index.ts"
 import { KeepAlive, ProtocolFault, ReasonCode } from "../../protocol/index.ts"
 import type { Credentials } from "../../services/ClientOptions.ts"
 import * as Endpoint from "../../services/Endpoint.ts"
-import { ConnectRefused, ForeignSession, ProtocolError, UnsupportedProtocolVersion } from "../../services/MqttError.ts"
+import {
+  ConnectRefused,
+  ForeignSession,
+  ProtocolError,
+  ServerDisconnected,
+  UnsupportedProtocolVersion
+} from "../../services/MqttError.ts"
 import type { ConnectReason } from "../../services/MqttError.ts"
 import type { ResolvedOptions } from "../../services/ResolvedOptions.ts"
 import type { Negotiated } from "../../services/Status.ts"
@@ -198,3 +204,22 @@ const startsWith = (bytes: Uint8Array, start: ReadonlyArray<number>): boolean =>
 
 export const toProtocolError = (fault: ProtocolFault.ProtocolFault): ProtocolError =>
   new ProtocolError({ packet: fault.packet, field: fault.field, rule: fault.rule, reasonCode: fault.reasonCode })
+
+/** How a handshake ends. */
+export type HandshakeOutcome =
+  | { readonly _tag: "Accepted"; readonly negotiated: Negotiated }
+  | { readonly _tag: "Discard" }
+  | { readonly _tag: "Failed"; readonly reason: ConnectReason; readonly disconnect: number | undefined }
+
+/** Whether the server speaks an older version than we do. */
+export const isOlderVersion = (fault: ProtocolFault.ProtocolFault): boolean =>
+  fault.packet === "CONNACK" && fault.field === "protocol version"
+
+/** What the DISCONNECT of the server says of the end. */
+export const toServerDisconnected = (packet: Packet.Disconnect): ServerDisconnected =>
+  new ServerDisconnected({
+    reasonCode: packet.reasonCode,
+    name: packet.reasonCode === 0 ? "Normal disconnection" : ReasonCode.nameOf(packet.reasonCode),
+    ...(packet.properties?.reasonString === undefined ? {} : { reasonString: packet.properties.reasonString }),
+    ...(packet.properties?.serverReference === undefined ? {} : { serverReference: packet.properties.serverReference })
+  })

@@ -16,7 +16,12 @@ import type { LinkLost, ReauthenticateError } from "../../services/MqttError.ts"
 import type { Negotiated } from "../../services/Status.ts"
 import { soon } from "../Signal.ts"
 import * as Authenticator from "./Authenticator.ts"
-import type { LinkState, Watcher } from "./LinkState.ts"
+import type { LinkState } from "./LinkState.ts"
+
+/** Is to look at the link, which has ended. */
+export interface Watcher {
+  readonly nudge: () => void
+}
 
 /** Scheduler turns in which what has arrived is read before a silent link is judged. */
 const turnsBeforeVerdict = 8

@@ -11,7 +11,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type { Packet } from "../../protocol/index.ts"
-import { KeepAlive, PacketCodec, ProtocolFault, ReasonCode } from "../../protocol/index.ts"
+import { KeepAlive, PacketCodec, ProtocolFault } from "../../protocol/index.ts"
 import * as Endpoint from "../../services/Endpoint.ts"
 import type { ConnectReason, LinkLost } from "../../services/MqttError.ts"
 import {
@@ -20,7 +20,6 @@ import {
   fromTransportError,
   Offline,
   PingError,
-  ServerDisconnected,
   TransportLost,
   UnacknowledgedOverflow,
   UnsupportedProtocolVersion
@@ -30,37 +29,21 @@ import type { Negotiated } from "../../services/Status.ts"
 import type { SessionStoreError } from "../../services/SessionStore.ts"
 import type { Connection as Stream, TransportError } from "../../services/Transport.ts"
 import type { Authenticator } from "./Authenticator.ts"
+import { pingreq, Pings } from "./Pings.ts"
+import type { Ping } from "./Pings.ts"
+import type { Watcher } from "./Link.ts"
 import type { ClientCore } from "../ClientCore.ts"
 import type { Signal } from "../Signal.ts"
 import type { CommitTarget, KeptBytes } from "../store/Committer.ts"
-import type { ConnackOutcome, SessionPlan } from "./Handshake.ts"
-import { foreignFault, onConnack, toProtocolError } from "./Handshake.ts"
+import type { ConnackOutcome, HandshakeOutcome, SessionPlan } from "./Handshake.ts"
+import { foreignFault, isOlderVersion, onConnack, toProtocolError, toServerDisconnected } from "./Handshake.ts"
 import { cannotAcknowledge } from "../publishing/Outbound.ts"
-import { noArray, ownArray } from "../../protocol/EmptyCollections.ts"
 
 /** Bytes that are collected for one write, and the largest slice that is written at once, so that progress is seen. */
 export const sliceBytes = 64 * 1024
 
 /** Where collecting ends, so that the last message, if it is no larger than 4 KiB, still fits into the slice. */
 const collectBytes = sliceBytes - 4200
-
-const pingreq = Uint8Array.of(0xc0, 0)
-
-interface Ping {
-  /** Milliseconds. */
-  sentAt: number
-  resume: ((effect: Effect.Effect<Duration.Duration, PingError>) => void) | undefined
-}
-
-type HandshakeOutcome =
-  | { readonly _tag: "Accepted"; readonly negotiated: Negotiated }
-  | { readonly _tag: "Discard" }
-  | { readonly _tag: "Failed"; readonly reason: ConnectReason; readonly disconnect: number | undefined }
-
-/** Is to look at the link, which has ended. */
-export interface Watcher {
-  readonly nudge: () => void
-}
 
 export class LinkState implements CommitTarget {
   readonly core: ClientCore
@@ -106,8 +89,7 @@ export class LinkState implements CommitTarget {
   #handshakeOutcome: HandshakeOutcome | undefined
   /** The first byte that came. */
   #first: number | undefined
-  #pingsQueued: Array<Ping> = noArray()
-  #pingsWritten: Array<Ping> = noArray()
+  readonly #pings = new Pings()
 
   constructor(
     core: ClientCore,
@@ -131,7 +113,8 @@ export class LinkState implements CommitTarget {
       protocolVersion,
       maximumPacketSize,
       topicAliasMaximum,
-      requestProblemInformation
+      requestProblemInformation,
+      reusesPublish: true
     })
     this.keepAlive = KeepAlive.make({ keepAlive: 0, pingTimeout: 0, now: core.now() })
   }
@@ -170,9 +153,14 @@ export class LinkState implements CommitTarget {
   }
 
   readonly wakeWriter = (): void => {
-    this.writerWake.offer()
+    if (this.#isReceiving) this.#wantsWriter = true
+    else this.writerWake.offer()
     this.core.committer?.wake()
   }
+
+  #isReceiving = false
+  /** Whether the writer was asked for while something was received. */
+  #wantsWriter = false
 
   // ---------------------------------------------------------------------------
   // received
@@ -182,11 +170,12 @@ export class LinkState implements CommitTarget {
   receive(chunks: ReadonlyArray<Uint8Array>): void {
     const { core } = this
     KeepAlive.received(this.keepAlive, core.now())
+    this.#isReceiving = true
+    this.#wantsWriter = false
     core.startBatch()
-    if (this.phase === "handshake" && this.#first === undefined) {
-      const foreign = foreignFault(chunks[0]!)
-      if (foreign !== undefined) this.fault(foreign)
-    }
+    const isFirst = this.phase === "handshake" && this.#first === undefined
+    const foreign = isFirst ? foreignFault(chunks[0]!) : undefined
+    if (foreign !== undefined) this.fault(foreign)
     for (const chunk of chunks) {
       if (this.phase === "over") break
       const fault = this.decoder.push(chunk, this.#onPacket)
@@ -198,12 +187,18 @@ export class LinkState implements CommitTarget {
       this.end(new UnacknowledgedOverflow({ bytes: core.inbox.bytes, maximumBytes }))
     }
     core.endBatch()
+    core.detachPayloads()
     if (this.#handshakeOutcome !== undefined) {
       const outcome = this.#handshakeOutcome
       this.#handshakeOutcome = undefined
       this.#tell(outcome)
     }
-    if (this.phase === "open" && core.hasOutput) this.wakeWriter()
+    this.#isReceiving = false
+    if (this.#wantsWriter || (this.phase === "open" && core.hasOutput)) {
+      core.committer?.wake()
+      // At once: what has come is handled, and so is what its receivers had to say.
+      this.writerWake.offerNow()
+    }
   }
 
   /** Whose first byte does not begin an answer to CONNECT is no server, though it may never complete what looks like a packet. */
@@ -218,6 +213,13 @@ export class LinkState implements CommitTarget {
   readonly #onPacket = (packet: Packet.ServerPacket): ProtocolFault.ProtocolFault | undefined => {
     if (this.phase === "open") {
       switch (packet._tag) {
+        case "Publish":
+          return this.core.inbound.onPublish(packet)
+        case "Puback": {
+          const fault = this.core.onPacket(packet)
+          if (this.core.endedCallers >= this.#halfWindow) this.#goOn()
+          return fault
+        }
         case "Connack":
           return ProtocolFault.make("CONNACK", "packet type", "a second one on the same connection", 0x82)
         case "Pingresp":
@@ -244,6 +246,20 @@ export class LinkState implements CommitTarget {
       return undefined
     }
     return ProtocolFault.make(packet._tag.toUpperCase(), "packet type", "it came before CONNACK", 0x82)
+  }
+
+  /** Half of what may be under way, if that is much. */
+  #halfWindow = Infinity
+
+  /**
+   * Lets callers go on whose publishes are acknowledged, and sends what they have to send, before the rest of what has come is
+   * handled: the server works on the one half while they work on the other.
+   */
+  #goOn(): void {
+    const { core } = this
+    core.endBatch()
+    if (core.hasOutput) this.writerWake.offerNow()
+    core.startBatch()
   }
 
   #onAuth(authenticator: Authenticator, packet: Packet.Auth): ProtocolFault.ProtocolFault | undefined {
@@ -293,6 +309,7 @@ export class LinkState implements CommitTarget {
 
   #accept(negotiated: Negotiated): void {
     this.phase = "open"
+    this.#halfWindow = Math.max(16, negotiated.sendWindow >> 1)
     this.#maximumPacketSize = negotiated.maximumPacketSize
     // AUTH may have needed it already.
     if (this.#encoder !== undefined) this.#encoder.maximumPacketSize = negotiated.maximumPacketSize
@@ -311,10 +328,9 @@ export class LinkState implements CommitTarget {
   }
 
   #onPingresp(): void {
-    const ping = this.#pingsWritten.shift()
-    const resume = ping?.resume
-    if (ping === undefined || resume === undefined) return
-    const elapsed = Duration.millis(this.core.now() - ping.sentAt)
+    const { resume, sentAt = 0 } = this.#pings.answered() ?? {}
+    if (resume === undefined) return
+    const elapsed = Duration.millis(this.core.now() - sentAt)
     this.core.defer(() => resume(Effect.succeed(elapsed)))
   }
 
@@ -369,7 +385,7 @@ export class LinkState implements CommitTarget {
       this.#acknowledgesFirst = this.phase === "open"
       if (this.phase === "open") this.core.close()
       this.phase = "over"
-      this.failPings(new PingError({ reason: new Offline() }))
+      this.failPings(undefined)
       return this.sendFinal(packet)
     })
   }
@@ -408,15 +424,16 @@ export class LinkState implements CommitTarget {
       cause._tag === "UnacknowledgedOverflow" || cause._tag === "AuthenticationFailed"
     this.#dropKept()
     this.core.close()
-    this.failPings(new PingError({ reason: cause }))
+    this.failPings(cause)
     if (this.#over !== undefined) Deferred.doneUnsafe(this.#over, Exit.succeed(cause))
     this.watcher?.nudge()
   }
 
-  failPings(error: PingError): void {
-    const pings = [...this.#pingsWritten, ...this.#pingsQueued]
-    this.#pingsWritten = noArray()
-    this.#pingsQueued = noArray()
+  /** `cause`: why the connection ended, if we did not end it. */
+  failPings(cause: LinkLost | undefined): void {
+    const pings = this.#pings.abandon()
+    if (pings.length === 0) return
+    const error = new PingError({ reason: cause ?? new Offline() })
     for (const { resume } of pings) if (resume !== undefined) this.core.defer(() => resume(Effect.fail(error)))
   }
 
@@ -425,9 +442,7 @@ export class LinkState implements CommitTarget {
   // ---------------------------------------------------------------------------
 
   queuePing(resume: Ping["resume"]): Ping {
-    const ping: Ping = { sentAt: 0, resume }
-    this.#pingsQueued = ownArray(this.#pingsQueued)
-    this.#pingsQueued.push(ping)
+    const ping = this.#pings.queue(resume)
     KeepAlive.pingQueued(this.keepAlive)
     this.wakeWriter()
     return ping
@@ -440,10 +455,11 @@ export class LinkState implements CommitTarget {
       if (this.finalTaken) return undefined
       const { encoder } = this
       if (this.#acknowledgesFirst) {
-        // What is about to be kept, or is kept, goes before.
-        if (core.committer?.isCommitting === true) {
+        // What is to be kept, or is kept, goes before.
+        if (core.committer?.isIdle === false && !this.#isStoreBroken) {
           // It may bring nothing for us, and then nobody else says that it is over.
-          core.committer.onCommitted = this.wakeWriter
+          core.committer.onCommitted = this.#onCommitted
+          core.committer.wake()
           return undefined
         }
         if (this.#kept !== undefined) return this.#takeKept()
@@ -474,7 +490,7 @@ export class LinkState implements CommitTarget {
       }
     }
     if (this.phase !== "open") return auth === undefined ? undefined : encoder.take()
-    for (let count = this.#takePings(now); count > 0; count--) encoder.encode({ _tag: "Pingreq" })
+    for (let count = this.#pings.take(now); count > 0; count--) encoder.encode({ _tag: "Pingreq" })
     core.startBatch()
     const fault = core.committer === undefined
       ? core.collect(encoder, collectBytes)
@@ -495,23 +511,10 @@ export class LinkState implements CommitTarget {
     return bytes
   }
 
-  #hasPings = false
-
-  /** Says how many pings are to be written now. */
-  #takePings(now: number): number {
-    const pings = this.#pingsQueued
-    this.#hasPings = pings.length > 0
-    if (pings.length === 0) return 0
-    this.#pingsQueued = noArray()
-    for (const ping of pings) ping.sentAt = now
-    this.#pingsWritten = [...this.#pingsWritten, ...pings]
-    return pings.length
-  }
-
   /** The bytes where there is nothing else to write, for which the memory of an encoder is not needed. */
   #onlyPings(now: number): Uint8Array | undefined {
     if (this.phase !== "open") return undefined
-    const count = this.#takePings(now)
+    const count = this.#pings.take(now)
     if (count > 0) this.core.writing = true
     this.core.endBatch()
     if (count === 0) return undefined
@@ -527,6 +530,9 @@ export class LinkState implements CommitTarget {
   #isReleased = false
   /** Bytes whose changes are kept, until the writer takes them. */
   #kept: KeptBytes | undefined
+
+  /** Whether a commit of this connection has failed, so that what is to be kept is not waited for. */
+  #isStoreBroken = false
 
   get hasKept(): boolean {
     return this.#kept !== undefined
@@ -552,7 +558,14 @@ export class LinkState implements CommitTarget {
     return true
   }
 
+  /** The commit that DISCONNECT waits for is over. One that began behind the end knows nothing of this connection. */
+  readonly #onCommitted = (isKept: boolean): void => {
+    if (!isKept) this.#isStoreBroken = true
+    this.wakeWriter()
+  }
+
   onStoreFailed(error: SessionStoreError): void {
+    this.#isStoreBroken = true
     this.end(error)
     // What was to be written before DISCONNECT will not be.
     this.wakeWriter()
@@ -576,8 +589,8 @@ export class LinkState implements CommitTarget {
     const { core } = this
     const now = core.now()
     KeepAlive.writeEnded(this.keepAlive, now)
-    if (this.#hasPings) {
-      this.#hasPings = false
+    if (this.#pings.isFlushing) {
+      this.#pings.isFlushing = false
       KeepAlive.pingFlushed(this.keepAlive, now)
       this.timer?.onPingFlushed()
     }
@@ -585,14 +598,3 @@ export class LinkState implements CommitTarget {
     core.endBatch()
   }
 }
-
-const isOlderVersion = (fault: ProtocolFault.ProtocolFault): boolean =>
-  fault.packet === "CONNACK" && fault.field === "protocol version"
-
-const toServerDisconnected = (packet: Packet.Disconnect): ServerDisconnected =>
-  new ServerDisconnected({
-    reasonCode: packet.reasonCode,
-    name: packet.reasonCode === 0 ? "Normal disconnection" : ReasonCode.nameOf(packet.reasonCode),
-    ...(packet.properties?.reasonString === undefined ? {} : { reasonString: packet.properties.reasonString }),
-    ...(packet.properties?.serverReference === undefined ? {} : { serverReference: packet.properties.serverReference })
-  })

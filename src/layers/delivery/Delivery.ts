@@ -6,7 +6,7 @@
 import type * as Effect from "effect/Effect"
 import type { AckResult, Message } from "../../services/Message.ts"
 import type { SubscribeError } from "../../services/MqttError.ts"
-import type { Receipt } from "./Inbox.ts"
+import type { Receipt } from "./Receipt.ts"
 import type { Subscriber } from "./Subscriber.ts"
 
 /** A message on its way to one consumer. */
@@ -16,6 +16,19 @@ export interface Delivery {
   receipt: Receipt | undefined
   /** Its place among those put aside, `released`, or 0 for the others. */
   aside: number
+}
+
+/** A new one; see `PublishPacket` for why a constructor makes it. */
+export class NewDelivery implements Delivery {
+  declare readonly message: Message
+  declare receipt: Receipt | undefined
+  declare aside: number
+
+  constructor(message: Message, receipt: Receipt | undefined, aside: number) {
+    this.message = message
+    this.receipt = receipt
+    this.aside = aside
+  }
 }
 
 /** The place of a message that was acknowledged before the consumer was done with it, and that only memory keeps. */
@@ -87,6 +100,8 @@ export interface Hooks {
   readonly onDrop: (message: Message) => void
   /** The subscriber has something for a consumer that waits; `wake` is to be called when the reader's batch is done. */
   readonly onReady: (subscriber: Subscriber) => void
+  /** The subscriber was given a message: `detachPayloads` is to be called when the reader's batch is done. */
+  readonly onBuffered: (subscriber: Subscriber) => void
   /** The consumer is behind by more than a quarter of the buffer. */
   readonly onLagging: (subscriber: Subscriber) => void
   /** The subscriber, which has limits, holds back acknowledgements: `relieve` is to be called when it is time. */

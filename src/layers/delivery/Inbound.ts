@@ -10,11 +10,13 @@ import { TopicFilter } from "../../protocol/index.ts"
 import type { Packet, ProtocolFault } from "../../protocol/index.ts"
 import { toMessage } from "../../services/MessageCodec.ts"
 import type { ClientCore } from "../ClientCore.ts"
-import type { Receipt } from "./Inbox.ts"
+import type { Receipt } from "./Receipt.ts"
 import type { Occasion } from "../subscriptions/Routes.ts"
 import { Spill } from "./Spill.ts"
 import type { Subscriber } from "./Subscriber.ts"
 import type { Member } from "../subscriptions/SubscriptionEntry.ts"
+
+const isOver = (subscriber: Subscriber): boolean => subscriber.isOver
 
 export class Inbound {
   readonly core: ClientCore
@@ -53,25 +55,38 @@ export class Inbound {
     if (this.core.events.isWatched) {
       this.core.events.emit({ _tag: "MessageReceived", topic: packet.topic, qos: packet.qos })
     }
+    const takers = this.core.subscriptions.takersOf(packet, packet.properties?.subscriptionIdentifiers)
     if (packet.qos === 0) {
-      let message: ReturnType<typeof toMessage> | undefined
-      const fate = this.core.subscriptions.route(
-        packet,
-        packet.properties?.subscriptionIdentifiers,
-        "new",
-        (subscriber) => {
-          message ??= toMessage(packet)
-          subscriber.deliver(message, undefined)
-        }
-      )
-      if (fate === "unclaimed" || fate === "kept") this.core.drop(packet.topic, 0, "unclaimed")
+      if (takers === undefined) this.#dispatchUnacknowledged(packet)
+      else {
+        const message = toMessage(packet)
+        for (let index = 0; index < takers.length; index++) takers[index]!.deliver(message, undefined)
+      }
       return undefined
     }
     const receipt = this.core.inbox.receive(packet, toMessage)
     if (receipt === undefined) return undefined
     if ("_tag" in receipt) return receipt
-    this.dispatch(receipt, false, packet.dup ? "repeated" : "new")
+    if (takers === undefined || takers.some(isOver)) this.dispatch(receipt, false, packet.dup ? "repeated" : "new")
+    else {
+      receipt.pending = takers.length
+      for (let index = 0; index < takers.length; index++) takers[index]!.deliver(receipt.message, receipt)
+    }
     return undefined
+  }
+
+  #dispatchUnacknowledged(packet: Packet.Publish): void {
+    let message: ReturnType<typeof toMessage> | undefined
+    const fate = this.core.subscriptions.route(
+      packet,
+      packet.properties?.subscriptionIdentifiers,
+      "new",
+      (subscriber) => {
+        message ??= toMessage(packet)
+        subscriber.deliver(message, undefined)
+      }
+    )
+    if (fate === "unclaimed" || fate === "kept") this.core.drop(packet.topic, 0, "unclaimed")
   }
 
   /** `isBegun`: a handler had begun with the message, and is gone. */

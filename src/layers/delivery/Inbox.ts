@@ -7,46 +7,37 @@
  *
  * @since 0.1.0
  */
-import type { Puback, Pubcomp, Publish, Pubrec } from "../../protocol/Packet.ts"
+import type { Publish } from "../../protocol/Packet.ts"
+import type { Encoder } from "../../protocol/PacketEncoder.ts"
 import * as Fault from "../../protocol/ProtocolFault.ts"
 import type { Session } from "../../protocol/Session.ts"
 import type { AckResult, Message } from "../../services/Message.ts"
+import { detachPayload } from "../../services/MessageCodec.ts"
 import type { Journal } from "../store/Journal.ts"
 import { noArray, noMap, noSet, ownArray, ownMap, ownSet } from "../../protocol/EmptyCollections.ts"
+import { NewReceipt, ReceiptQueue } from "./Receipt.ts"
+import type { Receipt } from "./Receipt.ts"
 
-/** A received QoS 1 or 2 message that is not acknowledged. */
-export interface Receipt {
-  readonly packetId: number
-  readonly qos: 1 | 2
-  readonly message: Message
-  /** What it counts for in the memory that unacknowledged messages take; 0 once it counts no more. */
-  bytes: number
-  /** The connection on which the acknowledgement may go out. */
-  generation: number
-  /** Subscribers that have not taken it yet. */
-  pending: number
-  /** Whether a subscriber was given it. */
-  handed: boolean
-  /** Whether a subscriber came back for more after it. */
-  taken: boolean
-  /** Whether a handler that had begun with it is gone, so that it is kept for the next one though others took it. */
-  owed: boolean
-  /** Durable subscriptions that nobody listens to, and that are to get it. */
-  owedTo?: Set<string> | undefined
-  /** Whether the next one who matches may have it, since one who had it is gone. */
-  isOpen?: boolean | undefined
-  /** Called when those who left it unsettled are to have it again. */
-  left?: Array<() => void> | undefined
-  /** Counts up with every message. */
-  readonly arrival?: number | undefined
-  /** The highest reason code with which a subscriber settled it. */
-  reasonCode: number
-  /** Whether the server will send it again, so that those who were not given it shall wait for that. */
-  revoked: boolean
-  /** Whether it may be acknowledged. */
-  settled: boolean
-  /** Whether the session store knows that it was handed over. */
-  isKept: boolean
+/**
+ * An acknowledgement as a number: its type as in the first byte of the packet, then its reason code, then the identifier. There
+ * is one for each message, or two.
+ */
+export type DueAck = number
+
+const dueAck = (type: 4 | 5 | 7, packetId: number, reasonCode: number): DueAck =>
+  type << 24 | reasonCode << 16 | packetId
+
+const isPuback = (ack: DueAck): boolean => ack >>> 24 === 4
+
+/** Encodes acknowledgements; false if the server cannot take one. */
+export const encodeAcks = (encoder: Encoder, acks: ReadonlyArray<DueAck>): boolean => {
+  for (let index = 0; index < acks.length; index++) {
+    const ack = acks[index]!
+    const type = ack >>> 24
+    const tag = type === 4 ? "Puback" : type === 5 ? "Pubrec" : "Pubcomp"
+    if (encoder.acknowledge(tag, ack & 0xffff, ack >>> 16 & 0xff) !== undefined) return false
+  }
+  return true
 }
 
 interface Parked {
@@ -104,8 +95,8 @@ export class Inbox {
   onRoom: (() => void) | undefined
   #receiveMaximum = 65535
   /** Waiting for their turn to be acknowledged, in order of arrival; only of the present connection. */
-  #puback: Array<Receipt> = noArray()
-  #pubrec: Array<Receipt> = noArray()
+  readonly #puback = new ReceiptQueue()
+  readonly #pubrec = new ReceiptQueue()
   /** QoS 2 messages by identifier until PUBREC was sent; they outlive the connection. */
   #held = noMap<number, Receipt>()
   /** Messages of a lost session that somebody still is to take. */
@@ -118,7 +109,7 @@ export class Inbox {
   #arrivals = 0
   #outstandingQos2 = noSet<number>()
   /** Acknowledgements for the writer. */
-  #acks: Array<Puback | Pubrec | Pubcomp> = noArray()
+  #acks: Array<DueAck> = noArray()
 
   constructor(session: Session<unknown>, options: InboxOptions, hooks: InboxHooks) {
     this.#session = session
@@ -136,7 +127,7 @@ export class Inbox {
   }
 
   get unacknowledged(): number {
-    return this.#puback.length + this.#pubrec.length
+    return this.#puback.size + this.#pubrec.size
   }
 
   get parked(): number {
@@ -172,24 +163,24 @@ export class Inbox {
     return this.#acks.length > 0
   }
 
-  takeAcks(): ReadonlyArray<Puback | Pubrec | Pubcomp> {
+  takeAcks(): ReadonlyArray<DueAck> {
     const acks = this.#acks
     this.#acks = noArray()
     return acks
   }
 
   /** Those that need no record. */
-  takePubacks(): ReadonlyArray<Puback | Pubrec | Pubcomp> {
+  takePubacks(): ReadonlyArray<DueAck> {
     const acks = this.takeAcks()
-    this.#acks = acks.filter(({ _tag }) => _tag !== "Puback")
-    return acks.filter(({ _tag }) => _tag === "Puback")
+    this.#acks = acks.filter((ack) => !isPuback(ack))
+    return acks.filter(isPuback)
   }
 
   /** Those that may be sent once it is kept that they were. */
-  takeKeptAcks(): ReadonlyArray<Puback | Pubrec | Pubcomp> {
+  takeKeptAcks(): ReadonlyArray<DueAck> {
     const acks = this.takeAcks()
-    this.#acks = acks.filter(({ _tag }) => _tag === "Puback")
-    return acks.filter(({ _tag }) => _tag !== "Puback")
+    this.#acks = acks.filter(isPuback)
+    return acks.filter((ack) => !isPuback(ack))
   }
 
   /** A connection began; acknowledgements have reason codes on MQTT 5.0. */
@@ -202,9 +193,9 @@ export class Inbox {
     this.#outstanding = 0
     this.#outstandingQos2.clear()
     this.#acks = noArray()
-    const open = [...this.#puback, ...this.#pubrec]
-    this.#puback = noArray()
-    this.#pubrec = noArray()
+    const open = [...this.#puback.all, ...this.#pubrec.all]
+    this.#puback.clear()
+    this.#pubrec.clear()
     if (!sessionPresent) {
       // The server has forgotten them, and their identifiers mean something else now. Who still waits for them gets them.
       for (const receipt of [...open, ...this.#held.values()]) {
@@ -273,7 +264,6 @@ export class Inbox {
       }
       const receipt = this.#receipt(packet, toMessage, false)
       this.#held = ownMap(this.#held).set(id, receipt)
-      this.#pubrec = ownArray(this.#pubrec)
       this.#pubrec.push(receipt)
       return receipt
     }
@@ -281,7 +271,6 @@ export class Inbox {
     if (fault !== undefined) return fault
     if (!this.#hasRoomFor(packet)) return undefined
     const receipt = this.#receipt(packet, toMessage, false)
-    this.#puback = ownArray(this.#puback)
     this.#puback.push(receipt)
     return receipt
   }
@@ -293,7 +282,7 @@ export class Inbox {
     this.#outstandingQos2.delete(packetId)
     this.#outstanding--
     this.#acks = ownArray(this.#acks)
-    this.#acks.push({ _tag: "Pubcomp", packetId, reasonCode, properties: undefined })
+    this.#acks.push(dueAck(7, packetId, reasonCode))
   }
 
   /** A subscriber took the message, or refused it with a reason code. */
@@ -327,6 +316,7 @@ export class Inbox {
    * until its taker comes, and only our Receive Maximum bounds how many there are.
    */
   park(receipt: Receipt, now: number, isDurable: boolean): void {
+    detachPayload(receipt.message)
     const isKept = isDurable || this.#options.unclaimed === "hold"
     this.#parked = ownArray(this.#parked)
     this.#parked.push({ receipt, until: isKept ? Infinity : now + parkedMillis })
@@ -348,7 +338,7 @@ export class Inbox {
 
   /** The messages that somebody is owed and that others have not settled, or are parked. */
   get owing(): Array<Receipt> {
-    const open = new Set([...this.#puback, ...this.#pubrec, ...this.#held.values(), ...this.#adrift])
+    const open = new Set([...this.#puback.all, ...this.#pubrec.all, ...this.#held.values(), ...this.#adrift])
     return [...open].filter(({ owed, revoked, settled }) => owed && !settled && !revoked)
   }
 
@@ -416,25 +406,16 @@ export class Inbox {
   #receipt(packet: Publish, toMessage: (packet: Publish) => Message, settled: boolean): Receipt {
     const bytes = settled ? 0 : sizeOf(packet)
     this.#bytes += bytes
-    return {
-      packetId: packet.packetId,
-      qos: packet.qos as 1 | 2,
-      message: this.#toMessage(packet, toMessage),
+    const message = this.#toMessage(packet, toMessage)
+    return new NewReceipt(
+      packet.packetId,
+      packet.qos as 1 | 2,
+      message,
       bytes,
-      generation: this.#generation,
-      pending: 0,
-      handed: false,
-      taken: false,
-      owed: false,
-      owedTo: undefined,
-      isOpen: false,
-      left: undefined,
-      arrival: this.#arrivals++,
-      reasonCode: 0,
-      revoked: false,
-      settled,
-      isKept: settled
-    }
+      this.#generation,
+      this.#arrivals++,
+      settled
+    )
   }
 
   #toMessage(packet: Publish, toMessage: (packet: Publish) => Message): Message {
@@ -444,24 +425,22 @@ export class Inbox {
   }
 
   #order(receipt: Receipt): void {
-    this.#pubrec = ownArray(this.#pubrec)
     this.#pubrec.push(receipt)
     this.#pump(2)
   }
 
   #pump(qos: 1 | 2): void {
     const queue = qos === 1 ? this.#puback : this.#pubrec
-    let count = 0
-    for (; count < queue.length && queue[count]!.settled; count++) {
-      const receipt = queue[count]!
+    for (let receipt = queue.first; receipt !== undefined && receipt.settled; receipt = queue.first) {
       const { packetId } = receipt
       const reasonCode = this.#hasCodes ? receipt.reasonCode : 0
       // A refusal ends the exchange: said to nobody, it would let the repetition pass for a new message.
-      if (reasonCode >= 0x80 && this.#link !== "up") break
+      if (reasonCode >= 0x80 && this.#link !== "up") return
+      queue.shift()
       if (qos === 1) {
         this.#outstanding--
         this.#acks = ownArray(this.#acks)
-        this.#acks.push({ _tag: "Puback", packetId, reasonCode, properties: undefined })
+        this.#acks.push(dueAck(4, packetId, reasonCode))
       } else {
         this.#held.delete(packetId)
         this.#session.onPubrecSent(packetId, reasonCode)
@@ -473,12 +452,9 @@ export class Inbox {
           this.journal?.completed(packetId)
         }
         this.#acks = ownArray(this.#acks)
-        this.#acks.push({ _tag: "Pubrec", packetId, reasonCode, properties: undefined })
+        this.#acks.push(dueAck(5, packetId, reasonCode))
       }
     }
-    // Nearly always it is one, and then nothing behind it need move.
-    if (count === 1) queue.shift()
-    else if (count > 0) queue.splice(0, count)
   }
 
   #countOne(): Fault.ProtocolFault | undefined {

@@ -10,11 +10,11 @@
 import * as Effect from "effect/Effect"
 import type { PublishProperties } from "../../protocol/Packet.ts"
 import type { Message } from "../../services/Message.ts"
-import { toMessage } from "../../services/MessageCodec.ts"
+import { detachPayload, toMessage } from "../../services/MessageCodec.ts"
 import { SubscribeError } from "../../services/MqttError.ts"
 import type { OpenStore, StoredMessage } from "../../services/SessionStore.ts"
 import type { Journal } from "../store/Journal.ts"
-import type { Receipt } from "./Inbox.ts"
+import type { Receipt } from "./Receipt.ts"
 import type { Aside } from "./Delivery.ts"
 
 /** Messages that are read at once. */
@@ -93,6 +93,8 @@ class OwnedQueue implements Aside {
     if (isRead) this.#after = sequence
     else this.unread++
     queue.coming.set(sequence, message)
+    // A store may keep it as it is, and for long.
+    detachPayload(message)
     this.#journal.record({ _tag: "PutAside", queue: queue.name, message: toStored(message, sequence) })
     // It must not be put aside twice when the server sends it again to the next process, unless somebody else has still to
     // take it. In another session its identifier stands for another message.
@@ -225,6 +227,13 @@ const toStored = (message: Message, sequence: number): StoredMessage => {
 }
 
 const fromStored = ({ deliveryId, duplicate, ...stored }: StoredMessage): Message => {
-  const message = toMessage({ _tag: "Publish", dup: duplicate, packetId: 0, ...stored })
+  const message = toMessage({
+    _tag: "Publish",
+    dup: duplicate,
+    packetId: 0,
+    ...stored,
+    // The store may go on with its own, which may be a `Buffer`.
+    payload: new Uint8Array(stored.payload)
+  })
   return deliveryId === undefined ? message : { ...message, deliveryId }
 }

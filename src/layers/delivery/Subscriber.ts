@@ -14,10 +14,11 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { AckResult, Message } from "../../services/Message.ts"
+import { detachPayload } from "../../services/MessageCodec.ts"
 import { SubscribeError, SubscriptionOverflow } from "../../services/MqttError.ts"
-import { Handed, isTracked, released } from "./Delivery.ts"
+import { Handed, isTracked, NewDelivery, released } from "./Delivery.ts"
 import type { Aside, BufferOptions, Delivery, Hooks, Limits } from "./Delivery.ts"
-import type { Receipt } from "./Inbox.ts"
+import type { Receipt } from "./Receipt.ts"
 
 /**
  * Largest batch that a consumer is given at once. It begins with one message and doubles with every full batch, so that a
@@ -54,8 +55,10 @@ export class Subscriber {
   /** The connection of the newest message. */
   #generation = 0
   #isReading = false
-  #waiter: (() => void) | undefined
+  #waiter: ((effect: Effect.Effect<void>) => void) | undefined
   #ready = false
+  /** Messages that came since `detachPayloads`. */
+  #fresh = 0
   /** Whether something came while nobody waited: a consumer may yield between its look and its wait. */
   #isMissed = false
   #end: Exit.Exit<never, SubscribeError | Cause.Done<void>> | undefined
@@ -104,16 +107,17 @@ export class Subscriber {
       if (receipt !== undefined) this.#hooks.giveBack(receipt, false, this.durable)
       return
     }
+    if (this.#fresh++ === 0) this.#hooks.onBuffered(this)
     if (receipt === undefined) {
       if (!this.#makeRoom(message)) return
-      this.#buffer.push({ message, receipt, aside: 0 })
+      this.#buffer.push(new NewDelivery(message, receipt, 0))
       this.#count++
       this.#bytes += message.payload.length
       if (this.lagging) this.#hooks.onLagging(this)
     } else {
       if (receipt.generation > this.#generation) this.#purge(receipt.generation)
-      if (this.#limits === undefined) this.#buffer.push({ message, receipt, aside: 0 })
-      else this.#accept(this.#limits, { message, receipt, aside: 0 })
+      if (this.#limits === undefined) this.#buffer.push(new NewDelivery(message, receipt, 0))
+      else this.#accept(this.#limits, new NewDelivery(message, receipt, 0))
     }
     this.#announce()
   }
@@ -125,13 +129,26 @@ export class Subscriber {
     this.#hooks.onReady(this)
   }
 
+  /** What has come since the last call and still waits keeps no chunk of the network alive from now on. */
+  detachPayloads(): void {
+    const fresh = this.#fresh
+    this.#fresh = 0
+    for (const waiting of [this.#buffer, this.#tail]) {
+      const first = waiting === this.#buffer ? this.#head : 0
+      for (let index = Math.max(first, waiting.length - fresh); index < waiting.length; index++) {
+        const delivery = waiting[index]
+        if (delivery !== undefined) detachPayload(delivery.message)
+      }
+    }
+  }
+
   /** Lets a waiting consumer go on. */
   wake(): void {
     this.#ready = false
     const waiter = this.#waiter
     this.#waiter = undefined
     if (waiter === undefined) this.#isMissed = true
-    else waiter()
+    else waiter(Effect.void)
   }
 
   /** Ends the stream after what is buffered; QoS 1 and 2 messages in the buffer are still handed over. */
@@ -174,9 +191,12 @@ export class Subscriber {
   readonly pull: Effect.Effect<NonEmptyReadonlyArray<Message>, SubscribeError | Cause.Done<void>> = this.#pull(() => {
     this.#settleHanded()
     const deliveries = this.#take(true)
-    if (deliveries.length === 0) return undefined
+    const { length } = deliveries
+    if (length === 0) return undefined
     this.#handed = deliveries
-    return deliveries.map(({ message }) => message)
+    const messages = new Array<Message>(length)
+    for (let index = 0; index < length; index++) messages[index] = deliveries[index]!.message
+    return messages
   })
 
   /** The next batch for a consumer that settles each message. */
@@ -208,7 +228,7 @@ export class Subscriber {
 
   readonly #wait: Effect.Effect<void> = Effect.callback<void>((resume) => {
     if (this.#isMissed) return resume(Effect.void)
-    this.#waiter = () => resume(Effect.void)
+    this.#waiter = resume
     return Effect.sync(() => {
       this.#waiter = undefined
       this.#ready = false
@@ -218,7 +238,7 @@ export class Subscriber {
   readonly #readAside: Effect.Effect<void, SubscribeError> = Effect.suspend(() => {
     this.#isReading = true
     return this.#limits!.aside!.read((messages) => {
-      for (const { message, sequence } of messages) this.#buffer.push({ message, receipt: undefined, aside: sequence })
+      for (const { message, sequence } of messages) this.#buffer.push(new NewDelivery(message, undefined, sequence))
     })
   }).pipe(Effect.ensuring(Effect.sync(() => {
     this.#isReading = false

@@ -50,10 +50,16 @@ export class Outbound {
 
   /** Gives a publish to the outbox. Callers that this ends run when it has its place, so what they publish comes later. */
   offer(entry: Entry): void {
-    this.core.startBatch()
-    this.core.outbox.offer(entry)
-    this.core.endBatch()
-    this.core.wakeWriter()
+    const { core } = this
+    if (entry.qos !== 0 && core.outbox.hasRoom(entry)) {
+      // Which ends nobody's waiting.
+      core.outbox.offer(entry)
+    } else {
+      core.startBatch()
+      core.outbox.offer(entry)
+      core.endBatch()
+    }
+    core.wakeWriter()
   }
 
   /** Gives a batch of so many publishes to the outbox, as `offer` does. */
@@ -145,7 +151,7 @@ export class Outbound {
         this.#refuse(entry, reason)
         continue
       }
-      const properties = MessageExpiry.remaining(entry, now)
+      const properties = entry.properties === undefined ? undefined : MessageExpiry.remaining(entry, now)
       if (entry.qos === 0) {
         const fault = encoder.publish(entry, properties, 0)
         if (fault === undefined) this.core.outbox.take(entry)

@@ -34,6 +34,8 @@ export interface Entry {
   state: "waiting" | "queued" | "sent" | "done"
   /** How far it has come. It never goes back: a message that is queued again after a lost session stays `written`. */
   phase: PublishPhase
+  /** The topic as it is written, where it was at hand. */
+  readonly encodedTopic?: Uint8Array | undefined
   /** Place in call order. */
   sequence: number
   /** Ends the caller's wait; undefined once there is nobody waiting. One of a batch only notes the outcome. */
@@ -61,6 +63,7 @@ export class NewEntry implements Entry {
   declare readonly properties: PublishProperties | undefined
   declare readonly size: number
   declare readonly at: number
+  declare readonly encodedTopic: Uint8Array | undefined
   declare state: Entry["state"]
   declare phase: PublishPhase
   declare sequence: number
@@ -79,7 +82,8 @@ export class NewEntry implements Entry {
     retain: boolean,
     properties: PublishProperties | undefined,
     size: number,
-    at: number
+    at: number,
+    encodedTopic: Uint8Array | undefined
   ) {
     this.topic = topic
     this.payload = payload
@@ -88,6 +92,7 @@ export class NewEntry implements Entry {
     this.properties = properties
     this.size = size
     this.at = at
+    this.encodedTopic = encodedTopic
     this.state = "queued"
     this.phase = "queued"
     this.sequence = 0

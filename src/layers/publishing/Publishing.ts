@@ -6,8 +6,9 @@
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { PacketCodec } from "../../protocol/index.ts"
+import * as TopicMemory from "../../protocol/TopicMemory.ts"
 import type { Packet } from "../../protocol/index.ts"
-import { checkMessage, encodePayload, toPublishProperties } from "../../services/MessageCodec.ts"
+import { checkMessage, encodePayload, hasProperties, toPublishProperties } from "../../services/MessageCodec.ts"
 import type { OutgoingMessage } from "../../services/Message.ts"
 import type { MqttClientService, PublishOptions, PublishResult } from "../../services/MqttClient.ts"
 import {
@@ -58,8 +59,24 @@ const checkSize = (core: ClientCore, entry: Entry): PacketTooLarge | undefined =
   return new PacketTooLarge({ size: exact, limit, of: announced < protocolMaximum ? "server" : "protocol" })
 }
 
+/** Nearly all messages: known topic, bytes, no properties, and a connection that takes it. Undefined for the others. */
+const toPlainEntry = (core: ClientCore, message: OutgoingMessage): Entry | undefined => {
+  if (typeof message !== "object" || message === null) return undefined
+  const { payload, qos = 0, retain = false, topic } = message
+  if (
+    typeof topic !== "string" || !(payload instanceof Uint8Array) || typeof retain !== "boolean" ||
+    (qos !== 0 && qos !== 1 && qos !== 2) || !core.accepts(qos, retain, payload.length) || hasProperties(message)
+  ) return undefined
+  const encodedTopic = TopicMemory.get(topic)
+  return encodedTopic === undefined
+    ? undefined
+    : new NewEntry(topic, payload, qos, retain, undefined, payload.length + topic.length, 0, encodedTopic)
+}
+
 /** The entry of a message, or why it cannot be published. Changes nothing. */
 export const toEntry = (core: ClientCore, message: OutgoingMessage): Entry | PublishReason => {
+  const plain = toPlainEntry(core, message)
+  if (plain !== undefined) return plain
   const invalid = checkMessage(message)
   if (invalid !== undefined) return new InvalidMessage(invalid)
   const payload = encodePayload(message.payload)
@@ -75,7 +92,7 @@ export const toEntry = (core: ClientCore, message: OutgoingMessage): Entry | Pub
   if (size > maxBytes) return new PacketTooLarge({ size, limit: maxBytes, of: "outbox" })
   if (core.negotiated === undefined && qos === 0 && core.options.outbox.qos0Offline === "fail") return new Offline()
   const at = properties?.messageExpiryInterval === undefined ? 0 : core.now()
-  const entry: Entry = new NewEntry(topic, payload, qos, retain, properties, size, at)
+  const entry: Entry = new NewEntry(topic, payload, qos, retain, properties, size, at, undefined)
   // The limits of the connection that it is sent on count, which may be another: they are looked at again then.
   return core.outbound.unsendable(entry) ?? checkSize(core, entry) ?? entry
 }

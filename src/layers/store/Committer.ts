@@ -57,8 +57,8 @@ export class Committer {
   target: CommitTarget | undefined
   /** Whether a batch was taken and is not committed. */
   isCommitting = false
-  /** Called once, when the batch that was taken is kept or has failed: for a writer that may write nothing before. */
-  onCommitted: (() => void) | undefined
+  /** Called once, when the batch that was taken is kept, or has failed: for a writer that may write nothing before. */
+  onCommitted: ((isKept: boolean) => void) | undefined
   /** Whether a change of the session as a whole is not yet kept. */
   #isSessionChanging = false
   /** Those who wait for what was recorded before they came. */
@@ -149,7 +149,7 @@ export class Committer {
     const isTaken = bytes !== undefined && target?.handOver({ bytes, fresh }) === true
     if (!isTaken && fresh.length > 0) this.#core.outbound.unsend(fresh)
     this.#core.endBatch()
-    this.#tellCommitted()
+    this.#tellCommitted(true)
   }
 
   #onFailed(
@@ -168,13 +168,13 @@ export class Committer {
     this.#core.outbound.unsend(fresh, error)
     target?.onStoreFailed(error)
     this.#core.endBatch()
-    this.#tellCommitted()
+    this.#tellCommitted(false)
   }
 
-  #tellCommitted(): void {
+  #tellCommitted(isKept: boolean): void {
     const tell = this.onCommitted
     this.onCommitted = undefined
-    tell?.()
+    tell?.(isKept)
   }
 
   #toError(cause: Cause.Cause<SessionStoreError>): SessionStoreError {

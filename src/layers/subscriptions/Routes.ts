@@ -216,6 +216,13 @@ export class Routes {
   // messages
   // ---------------------------------------------------------------------------
 
+  /** The subscribers of a message about which there is nothing special; undefined if `route` has to see. */
+  takersOf(message: Routed, identifiers: ReadonlyArray<number> | undefined): ReadonlyArray<Subscriber> | undefined {
+    if (identifiers !== undefined || message.retain) return undefined
+    const { isPlain, takers } = (this.#plans ?? this.#makePlans()).get(message.topic)
+    return isPlain && takers.length > 0 ? takers : undefined
+  }
+
   /**
    * Calls `f` once for each subscriber that is to get the message, and `onIdle` for each durable subscription that is to get
    * it and that nobody listens to.

@@ -74,6 +74,11 @@ export class Subscriptions {
     return this.#operations.size
   }
 
+  /** The subscribers of a message about which there is nothing special; see `Routes`. */
+  takersOf(message: Routed, identifiers: ReadonlyArray<number> | undefined): ReadonlyArray<Subscriber> | undefined {
+    return this.#routes.takersOf(message, identifiers)
+  }
+
   /** Calls `f` once for each subscriber that is to get the message; see `Routes`. */
   route(
     message: Routed,

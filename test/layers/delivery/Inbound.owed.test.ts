@@ -66,6 +66,7 @@ describe("a message that somebody is owed", () => {
       const { client, peer } = yield* open({ ...persistent, keepAlive: 0 }, { connack: kept })
       // The backlog of a subscription of an earlier life.
       yield* send(peer, 5, message("a/1", 1, { qos: 1 }))
+      while ((yield* client.stats).unacknowledged === 0) yield* Effect.yieldNow
       yield* Effect.scoped(Effect.gen(function*() {
         const fiber = yield* start(client.subscription("a/#", { qos: 1 }))
         yield* expectWords(peer, 5, "subscribe 1 a/#:1")

@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, References, Stream } from "effect"
 import { TestClock } from "effect/testing"
-import type { Receipt } from "../../../src/layers/delivery/Inbox.ts"
+import type { Receipt } from "../../../src/layers/delivery/Receipt.ts"
 import type * as MqttClient from "../../../src/layers/MqttClient.ts"
 import { Subscriber } from "../../../src/layers/delivery/Subscriber.ts"
 import type { BufferOptions } from "../../../src/layers/delivery/Delivery.ts"
@@ -32,6 +32,7 @@ const bare = (options: Partial<BufferOptions> = {}) => {
   const dropped: Array<string> = []
   const settled: Array<number> = []
   const givenBack: Array<number> = []
+  const buffered: Array<Subscriber> = []
   const subscriber: Subscriber = new Subscriber({ capacity: 4, bytes: 1000, overflow: "sliding", ...options }, {
     settle: (receipt) => settled.push(receipt.packetId),
     settleAs: (receipt) => {
@@ -40,13 +41,14 @@ const bare = (options: Partial<BufferOptions> = {}) => {
     },
     giveBack: (receipt) => givenBack.push(receipt.packetId),
     onDrop: (message) => dropped.push(Message.text(message)),
+    onBuffered: (subscriber) => buffered.push(subscriber),
     onReady: () => subscriber.wake(),
     onLagging: () => {},
     onHolding: () => {},
     now: () => 0
   })
   subscriber.attach()
-  return { subscriber, dropped, settled, givenBack }
+  return { subscriber, dropped, settled, givenBack, buffered }
 }
 
 const messageOf = (payload: string, qos: 0 | 1 | 2 = 0): Message.Message => ({
@@ -97,6 +99,102 @@ describe("Subscriber", () => {
         yield* Fiber.await(consumer)
       }
     }))
+
+  describe("detachPayloads", () => {
+    const chunkBytes = 65_536
+
+    /** A message whose payload is a small part of a chunk. */
+    const inChunk = (payload: string, qos: 0 | 1 | 2 = 0): Message.Message => {
+      const message = messageOf(payload, qos)
+      const chunk = new Uint8Array(chunkBytes)
+      chunk.set(message.payload, 100)
+      return { ...message, payload: chunk.subarray(100, 100 + message.payload.length) }
+    }
+    const isAttached = ({ payload }: Message.Message) => payload.buffer.byteLength === chunkBytes
+
+    it("lets go of the chunks in which what waits came, and leaves what was handed over", () => {
+      for (const qos of [0, 1] as const) {
+        const { buffered, subscriber } = bare({ capacity: 100 })
+        const deliver = (...names: ReadonlyArray<string>) => {
+          const messages = names.map((name) => inChunk(name, qos))
+          for (const [index, message] of messages.entries()) {
+            subscriber.deliver(message, qos === 0 ? undefined : { ...receiptOf(index + 1, 1), message })
+          }
+          return messages
+        }
+        const [first] = deliver("1")
+        const { payload } = first!
+        assert.deepStrictEqual(Effect.runSync(texts(subscriber)), ["1"])
+        const waiting = deliver("2", "3", "4")
+        // It is asked for once, however many came.
+        assert.deepStrictEqual(buffered, [subscriber])
+        subscriber.detachPayloads()
+        assert.strictEqual(first!.payload, payload)
+        assert.deepStrictEqual(waiting.map(isAttached), [false, false, false])
+        const later = deliver("5", "6")
+        assert.strictEqual(buffered.length, 2)
+        subscriber.detachPayloads()
+        assert.deepStrictEqual(later.map(isAttached), [false, false])
+        assert.deepStrictEqual(Effect.runSync(texts(subscriber)), ["2", "3"])
+        assert.deepStrictEqual(Effect.runSync(texts(subscriber)), ["4", "5", "6"])
+      }
+    })
+
+    it("looks only at what has come since", () => {
+      const { subscriber } = bare({ capacity: 100 })
+      const old = inChunk("1")
+      subscriber.deliver(old, undefined)
+      subscriber.detachPayloads()
+      const { payload } = old // As if it had not been let go of: a second look at all that waits would be quadratic.
+      ;(old as { payload: Uint8Array }).payload = inChunk("1").payload
+      const fresh = inChunk("2")
+      subscriber.deliver(fresh, undefined)
+      subscriber.detachPayloads()
+      assert.deepStrictEqual([isAttached(old), isAttached(fresh)], [true, false])
+      assert.deepStrictEqual([...old.payload], [...payload])
+    })
+
+    it("does so also where older ones are dropped, or given up, for newer ones", () => {
+      const { dropped, subscriber } = bare({ capacity: 3 })
+      const messages = ["1", "2", "3", "4", "5"].map((name) => inChunk(name))
+      for (const message of messages) subscriber.deliver(message, undefined)
+      subscriber.detachPayloads()
+      assert.deepStrictEqual(dropped, ["1", "2"])
+      assert.deepStrictEqual(messages.slice(2).map(isAttached), [false, false, false])
+      const revoked = receiptOf(1, 1)
+      const receipts = bare({ capacity: 3 })
+      receipts.subscriber.deliver(revoked.message, revoked)
+      revoked.revoked = true
+      const again = { ...receiptOf(1, 1), message: inChunk("1", 1), generation: 2 }
+      receipts.subscriber.deliver(again.message, again)
+      receipts.subscriber.detachPayloads()
+      assert.isFalse(isAttached(again.message))
+    })
+
+    it("does so also with what the store has no room for", () => {
+      const { subscriber } = bare()
+      subscriber.limit({
+        count: 100,
+        bytes: 1000,
+        slowAfter: Infinity,
+        aside: {
+          unread: 1,
+          precedes: () => false,
+          put: () => 0,
+          takeUp: () => {},
+          release: () => {},
+          read: () => Effect.void
+        }
+      })
+      const messages = ["1", "2"].map((name) => inChunk(name, 1))
+      for (const [index, message] of messages.entries()) {
+        subscriber.deliver(message, { ...receiptOf(index + 1, 1), message })
+      }
+      assert.strictEqual(subscriber.size, 2)
+      subscriber.detachPayloads()
+      assert.deepStrictEqual(messages.map(isAttached), [false, false])
+    })
+  })
 
   describe("QoS 0 beyond the buffer", () => {
     for (
