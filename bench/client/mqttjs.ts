@@ -6,6 +6,7 @@ import {
   answer,
   filter,
   floodTopic,
+  idleWarmup,
   Meter,
   payloadOf,
   quantiles,
@@ -103,32 +104,37 @@ const connects = (): void => {
   next()
 }
 
-const idle = (): void => {
-  open((first) => {
+/** Connects so many clients, fifty at a time. */
+const openMany = (count: number, onOpen: (clients: ReadonlyArray<MqttClient>) => void): void => {
+  const clients: Array<MqttClient> = []
+  let begun = 0
+  const next = (): void => {
+    if (begun === count) return
+    begun++
+    open((client) => {
+      clients.push(client)
+      if (clients.length === count) onOpen(clients)
+      else next()
+    })
+  }
+  for (let index = 0; index < 50; index++) next()
+}
+
+const idle = (): void =>
+  openMany(idleWarmup, (first) => {
     const before = usedBytes()
     const residentBefore = process.memoryUsage.rss()
     const begin = performance.now()
-    const clients: Array<MqttClient> = [first]
-    let opened = 0
-    let open_ = 0
-    const next = (): void => {
-      if (opened === task.count) return
-      opened++
-      open((client) => {
-        clients.push(client)
-        if (++open_ === task.count) {
-          const seconds = (performance.now() - begin) / 1000
-          setTimeout(() => {
-            const bytes = (usedBytes() - before) / task.count
-            const resident = (process.memoryUsage.rss() - residentBefore) / task.count
-            answer({ messages: task.count, seconds, cpuMicros: 0, extra: { bytes, resident, clients: clients.length } })
-          }, 500)
-        } else next()
-      })
-    }
-    for (let index = 0; index < 50; index++) next()
+    openMany(task.count, (clients) => {
+      const seconds = (performance.now() - begin) / 1000
+      setTimeout(() => {
+        const bytes = (usedBytes() - before) / task.count
+        const resident = (process.memoryUsage.rss() - residentBefore) / task.count
+        const open = first.length + clients.length
+        answer({ messages: task.count, seconds, cpuMicros: 0, extra: { bytes, resident, clients: open } })
+      }, 500)
+    })
   })
-}
 
 /** The back pressure that it has: `handleMessage` calls back when the next one may come. */
 const slow = (client: MqttClient): void => {
