@@ -7,6 +7,7 @@
  *
  * @since 0.1.0
  */
+import * as Cause from "effect/Cause"
 import type * as Clock from "effect/Clock"
 import type * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
@@ -71,7 +72,7 @@ export class ClientCore implements Hooks, InboxHooks {
    * one for it, which it then says is present.
    */
   isSessionInDoubt = false
-  /** What fibers of the client run with that are not there from the beginning. */
+  /** What fibers of the client run with that are not there from the beginning; none begins once it is closed. */
   services: Context.Context<never> | undefined
   #dropped = 0
   /** Set while nothing can be sent and nothing will be: what is asked for then fails with it. */
@@ -419,26 +420,43 @@ export class ClientCore implements Hooks, InboxHooks {
       const ended = this.#ended
       this.#ended = noArray()
       for (let at = 0; at < ended.length; at += 3) {
-        ;(ended[at] as Resume)(ended[at + 1] as Outcome, ended[at + 2] as Entry)
+        try {
+          ;(ended[at] as Resume)(ended[at + 1] as Outcome, ended[at + 2] as Entry)
+        } catch (error) {
+          this.#onThrown(error)
+        }
       }
     }
     if (this.#outcomes.length > 0) {
       const outcomes = this.#outcomes
       this.#outcomes = noArray()
-      for (const run of outcomes) run()
+      for (const run of outcomes) this.#letGo(run)
     }
     if (this.#ready.size > 0) {
       const ready = [...this.#ready]
       this.#ready.clear()
-      for (const subscriber of ready) subscriber.wake()
+      for (const subscriber of ready) this.#letGo(() => subscriber.wake())
     }
     if (this.#waiters.size === 0) return
     for (const waiter of this.#waiters) {
       if (waiter.isDone()) {
         this.#waiters.delete(waiter)
-        waiter.resume(undefined)
+        this.#letGo(() => waiter.resume(undefined))
       }
     }
+  }
+
+  #letGo(run: () => void): void {
+    try {
+      run()
+    } catch (error) {
+      this.#onThrown(error)
+    }
+  }
+
+  /** An observer of a fiber that went on has thrown. The others are told all the same, and the reader goes on. */
+  #onThrown(error: unknown): void {
+    this.fork(Effect.logError("an observer of a fiber threw", Cause.die(error)))
   }
 
   /** Calls `resume` as soon as `isDone` holds at the end of a batch; gives the way to take it back. */

@@ -11,26 +11,39 @@
 /** What makes each member of the service `S` from a client. */
 export type Members<C, S> = { readonly [K in keyof S]: (client: C) => S[K] }
 
+/** Leads to the handle from whatever has it as its prototype, or stands before it as a proxy. */
+const handle = Symbol("effect-mqtt/service")
+
 /** Private fields, since nobody who looks at a service, or logs it, is to see the client behind it. */
 class Handle<C> {
+  declare readonly [handle]: Handle<C>
   readonly #client: C
   /** By the place of the member, which is faster to look up than its name. */
   #made: Array<unknown> | undefined
 
   constructor(client: C) {
     this.#client = client
+    Object.defineProperty(this, handle, { value: this })
+  }
+
+  #member(place: number, make: (client: C) => unknown): unknown {
+    const made = this.#made ??= []
+    return made[place] ??= make(this.#client)
   }
 
   static accessor<C>(key: string, place: number, make: (client: C) => unknown): PropertyDescriptor {
+    // What is given to a spy, which takes the accessor by itself and calls what it gives on the service.
+    const detached = function(this: Handle<C> | undefined, ...args: ReadonlyArray<unknown>): unknown {
+      const self = this?.[handle]
+      if (self === undefined) throw new TypeError(`${key} was called without the client that it belongs to`)
+      return (self.#member(place, make) as (...args: ReadonlyArray<unknown>) => unknown)(...args)
+    }
     return {
       enumerable: true,
       configurable: true,
       get() {
-        let self = this as Handle<C>
-        // Whatever was made with a service as its prototype.
-        while (!(#made in self)) self = Object.getPrototypeOf(self) as Handle<C>
-        const made = self.#made ??= []
-        return made[place] ??= make(self.#client)
+        const self = (this as Handle<C> | undefined)?.[handle]
+        return self === undefined ? detached : self.#member(place, make)
       },
       // As a property that is there from the beginning would do.
       set(value) {

@@ -193,7 +193,12 @@ const close = (supervisor: Supervisor, failed: boolean): Effect.Effect<void> => 
     Effect.andThen(Effect.ignore(submitted)),
     Effect.andThen(keepRest(supervisor)),
     Effect.ensuring(supervisor.stop),
-    Effect.ensuring(Effect.suspend(() => core.stopParked))
+    Effect.ensuring(Effect.suspend(() => {
+      // A consumer that ends later may give back what it had.
+      core.services = undefined
+      // Messages came while what was taken was still to be sent.
+      return Effect.andThen(core.stopSlow, core.stopParked)
+    }))
   )
 }
 

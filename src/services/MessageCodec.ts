@@ -154,6 +154,8 @@ const copyOf = (bytes: Uint8Array): Uint8Array => {
 export const detachPayload = (message: Message): void => {
   const { payload } = message
   if (payload.length === 0 || payload.buffer.byteLength <= Math.max(poolBytes, 2 * payload.length)) return
+  // Somebody who got it before may have frozen it.
+  if (Object.isFrozen(message)) return
   ;(message as { payload: Uint8Array }).payload = copyOf(payload)
 }
 

@@ -1,9 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Fiber } from "effect"
+import { Deferred, Effect, Fiber } from "effect"
 import { TestClock } from "effect/testing"
 import type * as MqttClient from "../../src/layers/MqttClient.ts"
 import * as ProbeClock from "../support/ProbeClock.ts"
 import { accepted, awaitStatus, handshake, next, open, resume, run, start } from "../support/ScriptedBroker.ts"
+import { subscribed } from "../support/Subscriptions.ts"
 
 /** Reader, writer and keep-alive. The supervisor rests. */
 const ofConnection = 3
@@ -121,5 +122,41 @@ describe("an idle client", () => {
         assert.strictEqual(probe.fibers, fibers)
         assert.strictEqual(probe.timers, 0)
       }
+    })))
+
+  it.effect("starts nothing once it is closed, though a handler that had a message ends later", () =>
+    run(Effect.gen(function*() {
+      const { client, close, network, peer, probe } = yield* idle({ keepAlive: 0 })
+      const handled = yield* Deferred.make<void>()
+      const processing = yield* start(
+        Effect.ignore(client.process("a", () => Effect.andThen(Deferred.succeed(handled, undefined), Effect.never)))
+      )
+      assert.strictEqual(yield* next(peer), "82 07 00 01 00 00 01 61 01")
+      yield* peer.sendHex("90 04 00 01 00 01")
+      yield* peer.sendHex(publish)
+      yield* Deferred.await(handled)
+      yield* close()
+      yield* Fiber.interrupt(processing)
+      yield* network.settle
+      assert.strictEqual(probe.timers, 0)
+      assert.strictEqual(probe.fibers, 0)
+    })))
+
+  it.effect("leaves nothing behind that it has begun while it drained", () =>
+    run(Effect.gen(function*() {
+      const { client, close, network, peer, probe } = yield* idle({ keepAlive: 0 })
+      yield* subscribed(client, peer, 5, "a", { qos: 1, whenSlow: "drop", slowAfter: "1 minute" })
+      yield* start(Effect.ignore(client.publish({ topic: "b", payload: "x", qos: 1 })))
+      yield* network.settle
+      const closing = yield* start(close())
+      yield* network.settle
+      yield* peer.sendHex(publish)
+      yield* network.settle
+      assert.isAtLeast(probe.timers, 1)
+      yield* TestClock.adjust("10 seconds")
+      yield* Fiber.join(closing)
+      yield* network.settle
+      assert.strictEqual(probe.timers, 0)
+      assert.strictEqual(probe.fibers, 0)
     })))
 })

@@ -1,4 +1,4 @@
-import { assert, describe, it } from "@effect/vitest"
+import { assert, describe, it, vi } from "@effect/vitest"
 import { inspect } from "node:util"
 import { lazyService } from "../../src/layers/LazyService.ts"
 
@@ -50,6 +50,33 @@ describe("LazyService", () => {
     assert.strictEqual(service.double(2), 1)
     assert.strictEqual(service.name, "a")
     assert.deepStrictEqual(made, ["name"])
+  })
+
+  it("can be spied on", () => {
+    const { service } = counted()
+    const spy = vi.spyOn(service, "double")
+    assert.strictEqual(service.double(2), 9422)
+    spy.mockReturnValue(1)
+    const { double } = service
+    assert.deepStrictEqual([service.double(3), double(4)], [1, 1])
+    assert.deepStrictEqual(spy.mock.calls, [[2], [3], [4]])
+    spy.mockRestore()
+    assert.strictEqual(service.double(2), 9422)
+  })
+
+  it("can be wrapped in a proxy", () => {
+    const { service } = counted()
+    const proxy = new Proxy(service, {})
+    assert.strictEqual(proxy.double(2), 9422)
+    assert.strictEqual(proxy.double, service.double)
+    const logging = new Proxy(service, { get: (target, key, receiver) => Reflect.get(target, key, receiver) })
+    assert.strictEqual(logging.name, "a")
+  })
+
+  it("says what is wrong where a member is used without its service", () => {
+    const { service } = counted()
+    const { get } = Object.getOwnPropertyDescriptor(service, "double")!
+    assert.throws(() => get!()(2), "without the client")
   })
 
   it("shows nothing of the client behind it", () => {

@@ -244,6 +244,13 @@ describe("MessageCodec", () => {
       assert.isAtMost(held, 1.25 * bytes + 2 * 8192)
     })
 
+    it("leaves a message as it is that one of its receivers has frozen", () => {
+      const message = Object.freeze(within(65_536, 100))
+      const { payload } = message
+      detachPayload(message)
+      assert.strictEqual(message.payload, payload)
+    })
+
     it("does nothing the second time", () => {
       const message = within(65_536, 100)
       detachPayload(message)

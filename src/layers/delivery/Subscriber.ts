@@ -206,7 +206,11 @@ export class Subscriber {
       if (deliveries.length === 0) return undefined
       return deliveries.map((delivery) => {
         const handed = new Handed(delivery, this.#settleOne, this.#leaveOne)
-        if (isTracked(delivery)) this.#unsettled.add(handed)
+        if (isTracked(delivery)) {
+          // A handler may have hundreds in hand, and for long.
+          detachPayload(delivery.message)
+          this.#unsettled.add(handed)
+        }
         return handed
       })
     }

@@ -123,6 +123,9 @@ export class NodeStream implements Connection {
   private reader: ((effect: Effect.Effect<Chunks, TransportError>) => void) | undefined
   private writers = noSet<(effect: Effect.Effect<void, TransportError>) => void>()
 
+  declare readonly write: Connection["write"]
+  declare readonly abort: Connection["abort"]
+
   /** With a wire of its own, that one tells of what is received and of the end. */
   constructor(
     socket: Net.Socket,
@@ -136,6 +139,7 @@ export class NodeStream implements Connection {
     this.settings = settings
     this.wire = wire ?? new SocketWire(socket)
     this.hesitates = options.hesitates ?? false
+    Object.defineProperties(this, members)
     Object.defineProperty(socket, stream, { value: this })
     socket.on("drain", onDrain as () => void)
     socket.on("error", onError as (cause: Error) => void)
@@ -218,7 +222,8 @@ export class NodeStream implements Connection {
     })
   }
 
-  write(chunk: Uint8Array): Effect.Effect<void, TransportError> {
+  /** See `Connection`. */
+  send(chunk: Uint8Array): Effect.Effect<void, TransportError> {
     return Effect.suspend(() => {
       if (this.fault !== undefined) return this.failure(this.fault, "write")
       if (this.hesitates) {
@@ -256,12 +261,11 @@ export class NodeStream implements Connection {
     this.die({ kind: "aborted" })
   }
 
-  get abort(): Effect.Effect<void> {
-    return Effect.sync(() => {
-      // First the socket, since a fiber that fails now may look at it.
-      this.socket.destroy()
-      this.discard()
-    })
+  /** See `Connection`. */
+  destroy(): void {
+    // First the socket, since a fiber that fails now may look at it.
+    this.socket.destroy()
+    this.discard()
   }
 
   /** Flushes, half-closes, and destroys after the grace. Ends when the socket is closed. */
@@ -281,5 +285,21 @@ export class NodeStream implements Connection {
         this.wire.resume()
       })
     })
+  }
+}
+
+/** Members of the stream itself, which a transport that wraps it may copy, and which take no memory in it. */
+const members: PropertyDescriptorMap & ThisType<NodeStream> = {
+  write: {
+    enumerable: true,
+    get() {
+      return (chunk: Uint8Array) => this.send(chunk)
+    }
+  },
+  abort: {
+    enumerable: true,
+    get() {
+      return Effect.sync(() => this.destroy())
+    }
   }
 }

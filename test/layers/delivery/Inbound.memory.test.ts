@@ -63,6 +63,20 @@ describe("Inbound", () => {
         })))
     }
 
+    it.effect("a message that one of its receivers has frozen is no trouble to the others", () =>
+      run(Effect.gen(function*() {
+        const { client, peer } = yield* open({ keepAlive: 0 })
+        const freezing = yield* subscribed(client, peer, 5, "a")
+        const { messages } = yield* subscribing(client, "a").pipe(Effect.flatMap(({ fiber }) => Fiber.join(fiber)))
+        yield* start(Stream.runForEach(freezing.messages, (message) => Effect.sync(() => Object.freeze(message))))
+        for (let index = 0; index < 2; index++) yield* sendInChunk(peer, index, 0)
+        yield* settle
+        const taken = yield* start(Stream.runCollect(Stream.take(messages, 2)))
+        yield* settle
+        const payloads = (yield* Fiber.join(taken)).map(({ payload }) => Buffer.from(payload))
+        assert.deepStrictEqual(payloads, [payloadOf(0), payloadOf(1)])
+      })))
+
     it.effect("a slow consumer under a flood keeps no more alive than the chunk of what it has in hand", () =>
       run(Effect.gen(function*() {
         const { client, peer } = yield* open({ keepAlive: 0 })
@@ -83,6 +97,28 @@ describe("Inbound", () => {
         yield* Deferred.succeed(goOn, undefined)
         yield* Fiber.join(consumer)
         assertSmall(taken.slice(1), 1)
+      })))
+
+    it.effect("handlers that are at work on many messages keep no chunk alive", () =>
+      run(Effect.gen(function*() {
+        const { client, peer } = yield* open({ keepAlive: 0, receiveMaximum: 100 })
+        const taken: Array<Message> = []
+        const goOn = yield* Deferred.make<void>()
+        yield* start(
+          client.process("a", (message) => {
+            taken.push(message)
+            return Deferred.await(goOn)
+          }, { qos: 1, concurrency: 50 })
+        )
+        yield* peer.readFrame
+        yield* send(peer, 5, suback(1, 1))
+        const other = yield* subscribed(client, peer, 5, "other")
+        yield* start(Stream.runDrain(other.messages))
+        for (let index = 0; index < 40; index++) yield* sendInChunk(peer, index, index + 1)
+        yield* settle
+        assert.lengthOf(taken, 40)
+        assertSmall(taken)
+        yield* Deferred.succeed(goOn, undefined)
       })))
 
     it.effect("what is parked until somebody wants it keeps no chunk alive", () =>

@@ -7,9 +7,11 @@ import type * as MqttClient from "../../../src/services/MqttClient.ts"
 import type { PublishError } from "../../../src/services/MqttError.ts"
 import { connack, failure, held, isPending, nothing, receiveMaximum, to } from "../../support/Publishes.ts"
 import {
+  accepted,
   ackHex,
   awaitStatus,
   expectPackets,
+  handshake,
   message,
   open,
   publishHex,
@@ -23,6 +25,8 @@ import {
 
 /** No pings in the way. */
 const quiet = { keepAlive: 0 } as const
+
+const leftAs = { pause: "Paused", disconnect: "Halted", reconnect: "Connected" } as const
 
 describe("Publishing", () => {
   for (const version of [4, 5] as const) {
@@ -45,6 +49,52 @@ describe("Publishing", () => {
             publishHex(version, "b", { retain: true, payload: "" })
           )
           assert.deepStrictEqual(yield* held(client), nothing)
+        })))
+
+      for (const way of ["pause", "disconnect", "reconnect"] as const) {
+        it.effect(`a caller who goes on in the middle of what is read may ${way} at once`, () =>
+          run(Effect.gen(function*() {
+            const { client, listener, network, peer } = yield* open({ ...options, sendMaximum: 64 })
+            const leave: Effect.Effect<unknown, unknown> = way === "pause"
+              ? client.pause
+              : way === "disconnect"
+              ? client.disconnect()
+              : client.reconnect()
+            const leaving = yield* start(Effect.andThen(client.publish(to("a")), leave))
+            const others = yield* Effect.forEach(Array.from({ length: 39 }), () => start(client.publish(to("a"))))
+            yield* network.settle
+            yield* peer.sendHex(Array.from({ length: 40 }, (_, index) => ackHex("PUBACK", index + 1)).join(" "))
+            yield* network.settle
+            // Half of the window has gone on by then, and the rest is not looked at any more.
+            assert.lengthOf(others.filter((fiber) => !isPending(fiber)), way === "disconnect" ? 39 : 31)
+            const { how, packets } = yield* readToEnd(peer)
+            assert.deepStrictEqual([how, ...packets.slice(40)], ["fin", "e0 00"])
+            if (way === "reconnect") yield* handshake(listener, accepted[version])
+            yield* Fiber.join(leaving)
+            assert.strictEqual((yield* client.status)._tag, leftAs[way])
+          })))
+      }
+
+      it.effect("goes on when whoever is told of an outcome throws", () =>
+        run(Effect.gen(function*() {
+          const { client, network, peer } = yield* open(options)
+          const thrower = yield* start(client.publish(to("a")))
+          thrower.addObserver(() => {
+            throw new Error("the observer of a fiber")
+          })
+          const publish = yield* start(client.publish(to("b")))
+          yield* expectPackets(
+            peer,
+            publishHex(version, "a", { id: 1 }),
+            publishHex(version, "b", { id: 2 })
+          )
+          yield* peer.sendHex(`${ackHex("PUBACK", 1)} ${ackHex("PUBACK", 2)}`)
+          yield* network.settle
+          assert.strictEqual((yield* Fiber.join(publish)).reasonCode, 0)
+          const ping = yield* start(client.ping)
+          yield* expectPackets(peer, "c0 00")
+          yield* peer.sendHex("d0 00")
+          yield* Fiber.join(ping)
         })))
 
       it.effect("completes a QoS 1 publish on PUBACK and not before (QF-01b, QF-02b, QF-03b)", () =>

@@ -108,6 +108,24 @@ const summary = (error: TransportError) => ({ phase: error.phase, kind: error.ki
 
 describe("NodeTransport", () => {
   describe("dial", () => {
+    it.live("gives connections that a transport around it may copy", () =>
+      Effect.gen(function*() {
+        const { connection, peer } = yield* open()
+        const copy: Connection = { ...connection }
+        yield* copy.write(Buffer.from("cd"))
+        yield* send(peer, "ab")
+        assert.deepStrictEqual((yield* copy.pull).map((chunk) => Buffer.from(chunk).toString()), ["ab"])
+        assert.strictEqual(
+          (yield* Effect.callback<Buffer>((resume) => {
+            peer.once("data", (chunk) => resume(Effect.succeed(chunk)))
+            peer.resume()
+          })).toString(),
+          "cd"
+        )
+        yield* copy.abort
+        assert.strictEqual((yield* Effect.flip(connection.pull)).kind, "aborted")
+      }))
+
     it.live("tells a refused connection", () =>
       Effect.gen(function*() {
         const { endpoint } = yield* Effect.scoped(listen())

@@ -46,11 +46,17 @@ const inversions = (ids: Iterable<string>, order: ReadonlyArray<string>): Readon
 const has = (program: Program, ...tags: ReadonlyArray<string>): boolean =>
   program.steps.some(({ action }) => tags.includes(action._tag))
 
+/** Whether the program halts the client by a command. A life may be killed before anybody sees that it was halted. */
+const isDisconnected = (program: Program, actor: Actor): boolean =>
+  program.steps.some(({ action }) =>
+    action._tag === "Disconnect" && program.clients[action.client]!.name === actor.plan.name
+  )
+
 /** Whether a failed publish may have failed for that reason in this program. */
 const isExcused = (program: Program, actor: Actor, call: Call, reason: string, mayLose: boolean): boolean => {
   switch (reason) {
     case "PublishAbandoned":
-      return actor.isHalted || call.isLate
+      return actor.isHalted || call.isLate || isDisconnected(program, actor)
     case "SessionLost":
       return call.qos === 2 && mayLose
     case "DeadlineExceeded":
