@@ -410,6 +410,36 @@ describe("subscription identifiers", () => {
       assert.deepStrictEqual([one.seen, two.seen], [["1", "1", "3", "5"], ["1", "1", "3", "5"]])
     })))
 
+  for (const isNewerFirst of [false, true]) {
+    for (const listeners of [["a/#", "a/+"], ["a/+", "a/#"]] as const) {
+      const order = `${isNewerFirst ? "newer copy first" : "older copy first"}, then ${listeners.join(" and ")}`
+      it.effect(`law 4: what a stream over durable subscriptions leaves is kept for each of them (${order})`, () =>
+        runFromOne(Effect.gen(function*() {
+          const subscriptions = [{ filter: "a/#", qos: 1 }, { filter: "a/+", qos: 1 }] as const
+          const { client, peer } = yield* open({ ...persistent, keepAlive: 0, subscriptions })
+          yield* expectWords(peer, 5, "subscribe 1 a/#:1", "subscribe 2 a/+:1")
+          yield* send(peer, 5, suback(1, 1), suback(2, 1))
+          const both = yield* start(Stream.runForEach(
+            client.subscribe(["a/#", "a/+"], { qos: 1 }),
+            (message) => Message.text(message) === "2" ? Effect.never : Effect.void
+          ))
+          for (const n of [1, 3, 5, 7]) {
+            const payload = `${(n + 1) / 2}`
+            const copies = [copy("a/b", n, [""], { payload }), copy("a/b", n + 1, ["a/+"], { payload })]
+            yield* send(peer, 5, ...isNewerFirst ? copies.toReversed() : copies)
+          }
+          yield* sent(peer, 5)
+          yield* Fiber.interrupt(both)
+          for (const filter of listeners) {
+            const { seen } = yield* collect(client.durable(filter))
+            yield* sent(peer, 5)
+            // What came with the first copies may come twice.
+            assert.includeMembers(seen, ["2", "3", "4"])
+          }
+        })))
+    }
+  }
+
   it.effect("SH-03: a shared and a plain subscription each get their copy", () =>
     run(Effect.gen(function*() {
       const { one, peer, two } = yield* overlapping(1, ["a/+", "$share/g/a/#"])

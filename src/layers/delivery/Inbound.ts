@@ -170,10 +170,17 @@ export class Inbound {
 
   /** Nobody has taken it yet. */
   #offerAgain(receipt: Receipt, isBegun: boolean): void {
+    const { message, owedTo } = receipt
     receipt.owed = false
     receipt.isOpen = false
     this.dispatch(receipt, isBegun)
     receipt.isOpen = receipt.pending === 0
+    if (owedTo === undefined || receipt.settled) return
+    // The one who had it had it for all of these, and further copies of it may have been taken as handed over.
+    const missing = this.#missing([...owedTo], message.topic)
+    if (missing.length === 0) return
+    receipt.owedTo = new Set([...receipt.owedTo ?? [], ...missing])
+    if (receipt.pending > 0) receipt.owed = true
   }
 
   /** All who were given the message have settled it, but for one who is gone, or who does not listen. */

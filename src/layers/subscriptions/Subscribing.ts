@@ -167,8 +167,13 @@ const join = (
   })
 
 const leave = (core: ClientCore, member: Member): void => {
+  const { requests, subscriber } = member
+  // What is durable of what it listened to is to get what it leaves: for the others, copies may have passed for handed over.
+  subscriber.durable = requests.map(({ filter }) => filter).filter((filter) =>
+    core.subscriptions.durable(filter) !== undefined
+  )
   core.subscriptions.leave(member)
-  member.subscriber.close()
+  subscriber.close()
   core.wakeWriter()
 }
 
