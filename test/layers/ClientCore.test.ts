@@ -8,24 +8,7 @@ import { resolve } from "../../src/services/ResolvedOptions.ts"
 import type { Negotiated } from "../../src/services/Status.ts"
 import * as Framer from "../../src/testing/Framer.ts"
 import { inWords } from "../support/ScriptedBroker.ts"
-
-const negotiated: Negotiated = {
-  protocolVersion: 5,
-  clientId: "c",
-  sessionPresent: false,
-  sessionExpiryInterval: 60,
-  keepAliveMillis: 0,
-  sendWindow: 65_535,
-  maximumQoS: 2,
-  retainAvailable: true,
-  maximumPacketSize: Infinity,
-  topicAliasMaximum: 0,
-  wildcardSubscriptionAvailable: true,
-  subscriptionIdentifierAvailable: true,
-  sharedSubscriptionAvailable: true,
-  responseInformation: undefined,
-  userProperties: []
-}
+import { negotiated } from "../support/Negotiated.ts"
 
 /** A core with a connection that a test plays: what it offers, and what is encoded then. */
 const make = Effect.gen(function*() {

@@ -22,7 +22,7 @@ import type { Receipt } from "./Receipt.ts"
  * An acknowledgement as a number: its type as in the first byte of the packet, then its reason code, then the identifier. There
  * is one for each message, or two.
  */
-export type DueAck = number
+type DueAck = number
 
 const dueAck = (type: 4 | 5 | 7, packetId: number, reasonCode: number): DueAck =>
   type << 24 | reasonCode << 16 | packetId

@@ -184,14 +184,8 @@ export class Outbound {
   }
 
   onPuback(packet: Packet.Puback): ProtocolFault.ProtocolFault | undefined {
+    if (this.#isCompletion(packet, 1)) return undefined
     const { packetId, properties, reasonCode } = packet
-    if (reasonCode === 0 && properties === undefined) {
-      const entry = this.core.session.complete(packetId, 1)
-      if (entry !== undefined) {
-        this.#onDelivered(entry)
-        return undefined
-      }
-    }
     return this.#onAck(this.core.session.onPuback(packetId, reasonCode, properties?.reasonString))
   }
 
@@ -221,15 +215,18 @@ export class Outbound {
   }
 
   onPubcomp(packet: Packet.Pubcomp): ProtocolFault.ProtocolFault | undefined {
+    if (this.#isCompletion(packet, 2)) return undefined
     const { packetId, properties, reasonCode } = packet
-    if (reasonCode === 0 && properties === undefined) {
-      const entry = this.core.session.complete(packetId, 2)
-      if (entry !== undefined) {
-        this.#onDelivered(entry)
-        return undefined
-      }
-    }
     return this.#onAck(this.core.session.onPubcomp(packetId, reasonCode, properties?.reasonString))
+  }
+
+  /** Whether it ended an exchange at this QoS, and said no more than that, as nearly all do. */
+  #isCompletion(packet: Packet.Puback | Packet.Pubcomp, qos: 1 | 2): boolean {
+    if (packet.reasonCode !== 0 || packet.properties !== undefined) return false
+    const entry = this.core.session.complete(packet.packetId, qos)
+    if (entry === undefined) return false
+    this.#onDelivered(entry)
+    return true
   }
 
   /** The message was acknowledged for good, and nothing else was said of it. */

@@ -97,6 +97,14 @@ export const toEntry = (core: ClientCore, message: OutgoingMessage): Entry | Pub
   return core.outbound.unsendable(entry) ?? checkSize(core, entry) ?? entry
 }
 
+/** Gives the entry to the outbox; gives what an interruption of its caller does. */
+const begin = (core: ClientCore, entry: Entry, resume: NonNullable<Entry["caller"]>): Effect.Effect<void> => {
+  entry.caller = resume
+  entry.resume = tellCaller
+  core.outbound.offer(entry)
+  return Effect.sync(() => core.outbound.abandon(entry))
+}
+
 /** The way of nearly all QoS 1 and 2 messages, in one step. */
 const publishAcknowledged = (
   core: ClientCore,
@@ -105,10 +113,7 @@ const publishAcknowledged = (
   Effect.callback((resume) => {
     const entry = toEntry(core, message)
     if ("_tag" in entry) return resume(fail(typeof message.topic === "string" ? message.topic : "", entry))
-    entry.caller = resume
-    entry.resume = tellCaller
-    core.outbound.offer(entry)
-    return Effect.sync(() => core.outbound.abandon(entry))
+    return begin(core, entry, resume)
   })
 
 const tellCaller = (outcome: Outcome, entry: Entry): void => {
@@ -119,12 +124,7 @@ const tellCaller = (outcome: Outcome, entry: Entry): void => {
 
 /** Gives the entry to the outbox and waits for its outcome. */
 const send = (core: ClientCore, entry: Entry): Effect.Effect<PublishResult, PublishError> =>
-  Effect.callback((resume) => {
-    entry.caller = resume
-    entry.resume = tellCaller
-    core.outbound.offer(entry)
-    return Effect.sync(() => core.outbound.abandon(entry))
-  })
+  Effect.callback((resume) => begin(core, entry, resume))
 
 const withDeadline = (
   topic: string,

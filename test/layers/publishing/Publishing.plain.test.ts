@@ -12,24 +12,7 @@ import type { PublishReason } from "../../../src/services/MqttError.ts"
 import { resolve } from "../../../src/services/ResolvedOptions.ts"
 import type { Negotiated } from "../../../src/services/Status.ts"
 import { plain, Random, toHex } from "../../protocol/support/PacketGenerator.ts"
-
-const negotiated: Negotiated = {
-  protocolVersion: 5,
-  clientId: "c",
-  sessionPresent: false,
-  sessionExpiryInterval: 60,
-  keepAliveMillis: 0,
-  sendWindow: 65_535,
-  maximumQoS: 2,
-  retainAvailable: true,
-  maximumPacketSize: Infinity,
-  topicAliasMaximum: 0,
-  wildcardSubscriptionAvailable: true,
-  subscriptionIdentifierAvailable: true,
-  sharedSubscriptionAvailable: true,
-  responseInformation: undefined,
-  userProperties: []
-}
+import { negotiated } from "../../support/Negotiated.ts"
 
 /** The memory of topics, which all clients share, may have stepped aside for what another test has published. */
 const recall = () => {

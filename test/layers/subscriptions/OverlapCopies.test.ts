@@ -13,6 +13,7 @@ import { MqttClient, TestBroker } from "../../../src/testing/index.ts"
 import { collect, stepwise } from "../../support/Consumer.ts"
 import { message, open, run, send } from "../../support/ScriptedBroker.ts"
 import { sent, subscribed } from "../../support/Subscriptions.ts"
+import { negotiated as unlimited } from "../../support/Negotiated.ts"
 
 /** A copy of a message that names filters. */
 const copy = (
@@ -89,23 +90,7 @@ describe("OverlapCopies", () => {
 
 type Kind = "once" | "perSubscription" | "perQoS"
 
-const negotiated: Negotiated = {
-  protocolVersion: 5,
-  clientId: "c",
-  sessionPresent: false,
-  sessionExpiryInterval: 3600,
-  keepAliveMillis: 0,
-  sendWindow: 10,
-  maximumQoS: 2,
-  retainAvailable: true,
-  maximumPacketSize: Infinity,
-  topicAliasMaximum: 0,
-  wildcardSubscriptionAvailable: true,
-  subscriptionIdentifierAvailable: true,
-  sharedSubscriptionAvailable: true,
-  responseInformation: undefined,
-  userProperties: []
-}
+const negotiated: Negotiated = { ...unlimited, sessionExpiryInterval: 3600, sendWindow: 10 }
 
 const allFilters = ["a/#", "a/+", "+/b", "a/b", "a/c", "#", "$share/g/a/#", "$share/h/+/b"]
 const topics = ["a/b", "a/b", "a/c"]
