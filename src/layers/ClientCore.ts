@@ -34,7 +34,7 @@ import type { Entry, Outcome } from "./publishing/Outbox.ts"
 import { ParkedExpiry } from "./delivery/ParkedExpiry.ts"
 import { PublishIds } from "./publishing/PublishIds.ts"
 import { SlowConsumers } from "./delivery/SlowConsumers.ts"
-import type { Hooks } from "./delivery/Delivery.ts"
+import type { Delivery, Hooks } from "./delivery/Delivery.ts"
 import type { Subscriber } from "./delivery/Subscriber.ts"
 import { Subscriptions } from "./subscriptions/Subscriptions.ts"
 
@@ -209,6 +209,11 @@ export class ClientCore implements Hooks, InboxHooks {
 
   settle(receipt: Receipt): void {
     this.inbox.settle(receipt)
+    this.wakeWriter()
+  }
+
+  settleAll(deliveries: ReadonlyArray<Delivery>): void {
+    this.inbox.settleAll(deliveries)
     this.wakeWriter()
   }
 

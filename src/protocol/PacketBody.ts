@@ -29,6 +29,7 @@ import type * as ProtocolFault from "./ProtocolFault.ts"
 import * as PublishPacket from "./PublishPacket.ts"
 import * as ReasonCode from "./ReasonCode.ts"
 import { StringCache } from "./StringCache.ts"
+import type { Noted, TopicNote } from "./TopicNote.ts"
 import * as Utf8 from "./Utf8.ts"
 
 const malformed = 0x81
@@ -146,7 +147,7 @@ export class PacketBody {
   private topics: StringCache | undefined = undefined
   private aliases: Map<number, string> | undefined = undefined
   /** Where PUBLISH packets are one object that is filled anew. */
-  private readonly reused: Writable<Publish> | undefined
+  private readonly reused: Writable<Publish & Noted> | undefined
 
   constructor(
     options: PacketReaderOptions & {
@@ -156,7 +157,7 @@ export class PacketBody {
   ) {
     this.version = options.protocolVersion
     this.reused = options.reusesPublish === true
-      ? PublishPacket.make(false, 0, false, "", 0, noBytes, undefined)
+      ? { ...PublishPacket.make(false, 0, false, "", 0, noBytes, undefined), note: undefined }
       : undefined
     this.reader = new PacketReader(options)
   }
@@ -182,6 +183,7 @@ export class PacketBody {
     if (reused === undefined) return
     reused.payload = noBytes
     reused.properties = undefined
+    reused.note = undefined
   }
 
   /** The packet with this first byte and a body from `start` to `end`, or `undefined` with `fault` set. */
@@ -231,9 +233,15 @@ export class PacketBody {
     const topicEnd = topicStart <= end ? topicStart + (bytes[start] << 8 | bytes[start + 1]) : end + 1
     if (topicEnd > end) return this.failPublish("topic name", "its length stays inside the packet", malformed)
     let topic: string | undefined = ""
+    let note: TopicNote | undefined = undefined
     if (topicEnd > topicStart) {
-      topic = this.topics?.get(this.words, topicStart, topicEnd) ?? this.newTopic(topicStart, topicEnd)
-      if (topic === undefined) return undefined
+      const { topics } = this
+      topic = topics?.get(this.words, topicStart, topicEnd)
+      if (topic !== undefined) note = topics!.note
+      else {
+        topic = this.newTopic(topicStart, topicEnd)
+        if (topic === undefined) return undefined
+      }
     } else if (this.version === 4) {
       return this.failPublish("topic name", "a topic name is not empty", protocolError)
     }
@@ -277,6 +285,7 @@ export class PacketBody {
     reused.packetId = packetId
     reused.payload = payload
     reused.properties = properties
+    reused.note = note
     return reused
   }
 

@@ -9,6 +9,8 @@
  * @since 0.1.0
  */
 
+import * as TopicNote from "./TopicNote.ts"
+
 /** Strings that there is room for at first, and how much more there is each time that it does not suffice. */
 const leastCapacity = 16
 const growth = 4
@@ -20,6 +22,9 @@ const ways = 4
 /** Misses in excess of hits after which the cache steps aside, and for how many lookups it does. */
 const patience = 256
 const pause = 4096
+
+/** Wrong guesses in excess of the last right one after which the next string is not guessed, until it could have been. */
+const trusted = 4
 
 /** An odd number for each word, so that the products do not wait for one another as those of a chain would. */
 const factors = Int32Array.from(
@@ -38,6 +43,14 @@ export class StringCache {
   private tags: Int32Array
   private lengths: Uint8Array
   private words: Int32Array
+  /** Made when the first is asked for. */
+  private notes: Array<TopicNote.TopicNote | undefined> | undefined = undefined
+  /** The slot of the string that came after that of this slot, which is the best guess at what comes next. */
+  private next: Uint16Array
+  /** For how many wrong guesses more it is guessed. */
+  private trust = 0
+  /** Where `get` found a string last. */
+  private found = 0
   /** Strings that were put since there is so much room. */
   private puts = 0
   private set = -1
@@ -55,6 +68,7 @@ export class StringCache {
     this.tags = new Int32Array(capacity)
     this.lengths = new Uint8Array(capacity)
     this.words = new Int32Array(capacity * slotWords)
+    this.next = new Uint16Array(capacity)
   }
 
   /** The string of these bytes, if it is remembered. Otherwise `put` may follow, with the same bytes. */
@@ -68,6 +82,13 @@ export class StringCache {
     }
     // Words of four bytes, the last of which may overlap the one before it.
     const last = end - 4
+    const before = this.found
+    const guess = this.next[before]!
+    if (this.trust > 0 && this.equals(guess, bytes, start, last, length)) {
+      if (this.misses > 0) this.misses--
+      this.found = guess
+      return this.strings[guess]
+    }
     let hash = Math.imul(bytes.getInt32(last, true), 0x85ebca6b) + length | 0
     for (let i = start, word = 0; i < last; i += 4, word++) {
       hash = hash + Math.imul(bytes.getInt32(i, true), factors[word]) | 0
@@ -81,6 +102,12 @@ export class StringCache {
     for (let slot = set; slot < set + ways; slot++) {
       if (this.tags[slot] === tag && this.equals(slot, bytes, start, last, length)) {
         if (this.misses > 0) this.misses--
+        if (slot === guess) this.trust = trusted
+        else {
+          if (this.trust > 0) this.trust--
+          this.next[before] = slot
+        }
+        this.found = slot
         return this.strings[slot]
       }
     }
@@ -91,6 +118,12 @@ export class StringCache {
       this.pausing = pause
     }
     return undefined
+  }
+
+  /** What belongs to the string that `get` found last. */
+  get note(): TopicNote.TopicNote {
+    const notes = this.notes ??= new Array(this.strings.length).fill(undefined)
+    return notes[this.found] ??= TopicNote.make()
   }
 
   /** Remembers the string of the bytes that `get` did not find. */
@@ -104,6 +137,7 @@ export class StringCache {
     this.tags[slot] = this.tag
     this.lengths[slot] = end - start
     this.strings[slot] = text
+    if (this.notes !== undefined) this.notes[slot] = undefined
     this.set = -1
     if (++this.puts > this.strings.length && this.strings.length < this.maximum) this.grow()
   }
@@ -118,6 +152,9 @@ export class StringCache {
     this.tags = new Int32Array(capacity)
     this.lengths = new Uint8Array(capacity)
     this.words = new Int32Array(capacity * slotWords)
+    this.next = new Uint16Array(capacity)
+    this.found = 0
+    this.notes = undefined
     for (let from = 0; from < strings.length; from++) {
       const tag = tags[from]!
       if (tag === 0) continue

@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { StringCache } from "../../src/protocol/StringCache.ts"
+import { Random } from "./support/PacketGenerator.ts"
 
 const words = (text: string): readonly [DataView, number, number] => {
   const bytes = new TextEncoder().encode(`--${text}--`)
@@ -71,5 +72,54 @@ describe("StringCache", () => {
     while (lookUp(cache, "asked again") === undefined && turns < 10_000) turns++
     assert.isAbove(turns, 1000)
     assert.isBelow(turns, 5000)
+  })
+
+  it("finds the same strings in any order: one after another, always the same, at random, and in turns", () => {
+    const cache = new StringCache(256)
+    const texts = Array.from({ length: 40 }, (_, index) => `factory/line/${index}/temperature`)
+    for (let round = 0; round < 6; round++) for (const text of texts) lookUp(cache, text)
+    const random = new Random(7)
+    const orders: ReadonlyArray<(step: number) => number> = [
+      (step) => step % texts.length,
+      () => 3,
+      () => random.int(0, texts.length - 1),
+      (step) => step % 2,
+      (step) => texts.length - 1 - step % texts.length
+    ]
+    let wrong = 0
+    for (let step = 0; step < 2000; step++) {
+      const text = texts[orders[Math.floor(step / 100) % orders.length]!(step)]!
+      const found = cache.get(...words(text))
+      // One that shares its place with too many others may be gone.
+      if (found === undefined) cache.put(...words(text), text)
+      else if (found !== text) wrong++
+    }
+    assert.strictEqual(wrong, 0)
+  })
+
+  it("guesses no string that is not there", () => {
+    const cache = new StringCache(16)
+    for (const text of ["aaaa", "bbbb", "aaaa", "bbbb", "aaaa"]) lookUp(cache, text)
+    // "bbbb" would be next.
+    assert.isUndefined(cache.get(...words("bbbc")))
+    assert.isUndefined(cache.get(...words("bbbbb")))
+    assert.strictEqual(cache.get(...words("bbbb")), "bbbb")
+  })
+
+  it("has a note for each string, for as long as it remembers the string", () => {
+    const cache = new StringCache(16)
+    lookUp(cache, "first")
+    lookUp(cache, "second")
+    assert.strictEqual(lookUp(cache, "first"), "first")
+    const first = cache.note
+    assert.strictEqual(lookUp(cache, "second"), "second")
+    const second = cache.note
+    assert.notStrictEqual(first, second)
+    assert.strictEqual(lookUp(cache, "first"), "first")
+    assert.strictEqual(cache.note, first)
+    // Until others have taken its place.
+    for (let index = 0; lookUp(cache, "first") !== undefined; index++) lookUp(cache, `other ${index}`)
+    assert.strictEqual(lookUp(cache, "first"), "first")
+    assert.notStrictEqual(cache.note, first)
   })
 })

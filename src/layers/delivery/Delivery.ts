@@ -90,6 +90,8 @@ export interface BufferOptions {
 /** What a subscriber needs of its surroundings. */
 export interface Hooks {
   readonly settle: (receipt: Receipt) => void
+  /** The same for all of these that have a receipt. */
+  readonly settleAll: (deliveries: ReadonlyArray<Delivery>) => void
   /** The same with a reason code, and says whether it counts. */
   readonly settleAs: (receipt: Receipt, reasonCode: number) => AckResult
   /**

@@ -8,6 +8,7 @@
 import * as Effect from "effect/Effect"
 import { TopicFilter } from "../../protocol/index.ts"
 import type { Packet, ProtocolFault } from "../../protocol/index.ts"
+import type { Noted } from "../../protocol/TopicNote.ts"
 import { toMessage } from "../../services/MessageCodec.ts"
 import type { ClientCore } from "../ClientCore.ts"
 import type { Receipt } from "./Receipt.ts"
@@ -51,11 +52,11 @@ export class Inbound {
     })
   }
 
-  onPublish(packet: Packet.Publish): ProtocolFault.ProtocolFault | undefined {
+  onPublish(packet: Packet.Publish & Noted): ProtocolFault.ProtocolFault | undefined {
     if (this.core.events.isWatched) {
       this.core.events.emit({ _tag: "MessageReceived", topic: packet.topic, qos: packet.qos })
     }
-    const takers = this.core.subscriptions.takersOf(packet, packet.properties?.subscriptionIdentifiers)
+    const takers = this.core.subscriptions.takersOf(packet, packet.properties?.subscriptionIdentifiers, packet.note)
     if (packet.qos === 0) {
       if (takers === undefined) this.#dispatchUnacknowledged(packet)
       else {

@@ -16,6 +16,7 @@ import { detachPayload } from "../../services/MessageCodec.ts"
 import type { Journal } from "../store/Journal.ts"
 import { noArray, noMap, noSet, ownArray, ownMap, ownSet } from "../../protocol/EmptyCollections.ts"
 import { NewReceipt, ReceiptQueue } from "./Receipt.ts"
+import type { Delivery } from "./Delivery.ts"
 import type { Receipt } from "./Receipt.ts"
 
 /**
@@ -245,7 +246,7 @@ export class Inbox {
       this.#outstandingQos2 = ownSet(this.#outstandingQos2).add(id)
       const outcome = this.#session.onPublish(id)
       if (outcome === "again") {
-        this.#order(this.#receipt(packet, toMessage, true))
+        this.#order(this.#receipt(packet, toMessage, 0, true))
         return undefined
       }
       if (outcome === "held") {
@@ -258,19 +259,21 @@ export class Inbox {
         }
         return undefined
       }
-      if (!this.#hasRoomFor(packet)) {
+      const bytes = sizeOf(packet)
+      if (!this.#hasRoomFor(packet, bytes)) {
         this.#session.forget(id)
         return undefined
       }
-      const receipt = this.#receipt(packet, toMessage, false)
+      const receipt = this.#receipt(packet, toMessage, bytes, false)
       this.#held = ownMap(this.#held).set(id, receipt)
       this.#pubrec.push(receipt)
       return receipt
     }
     const fault = this.#countOne()
     if (fault !== undefined) return fault
-    if (!this.#hasRoomFor(packet)) return undefined
-    const receipt = this.#receipt(packet, toMessage, false)
+    const bytes = sizeOf(packet)
+    if (!this.#hasRoomFor(packet, bytes)) return undefined
+    const receipt = this.#receipt(packet, toMessage, bytes, false)
     this.#puback.push(receipt)
     return receipt
   }
@@ -295,6 +298,25 @@ export class Inbox {
     if (receipt.pending > 0) return
     if (receipt.owed) this.#hooks.onOwed(receipt)
     else this.#settle(receipt)
+  }
+
+  /** A subscriber took all of these. */
+  settleAll(deliveries: ReadonlyArray<Delivery>): void {
+    const isUsual = this.#adrift.size === 0
+    for (let index = 0; index < deliveries.length; index++) {
+      const { receipt } = deliveries[index]!
+      if (receipt === undefined) continue
+      if (isUsual && receipt.settlePlain()) {
+        this.#bytes -= receipt.bytes
+        receipt.bytes = 0
+      } else {
+        this.settle(receipt)
+      }
+    }
+    this.#tellRoom()
+    // Those of an earlier connection are not waiting for their turn.
+    this.#pump(1)
+    this.#pump(2)
   }
 
   /** Whether settling the message counts, as far as can be known now. */
@@ -383,6 +405,10 @@ export class Inbox {
   #release(receipt: Receipt): void {
     this.#bytes -= receipt.bytes
     receipt.bytes = 0
+    this.#tellRoom()
+  }
+
+  #tellRoom(): void {
     if (this.onRoom === undefined || !this.hasRoom) return
     const { onRoom } = this
     this.onRoom = undefined
@@ -390,10 +416,10 @@ export class Inbox {
   }
 
   /** Whether the message is taken; if not, the server has to send it again, and so all behind it. */
-  #hasRoomFor(packet: Publish): boolean {
+  #hasRoomFor(packet: Publish, bytes: number): boolean {
     if (this.#isOverfull) return this.#refuse(packet)
     // What is larger than the limit by itself is taken where there is nothing else, since it would never be otherwise.
-    if (this.#bytes === 0 || this.#bytes + sizeOf(packet) <= this.#options.maximumUnacknowledgedBytes) return true
+    if (this.#bytes === 0 || this.#bytes + bytes <= this.#options.maximumUnacknowledgedBytes) return true
     this.#isOverfull = true
     return this.#refuse(packet)
   }
@@ -403,8 +429,12 @@ export class Inbox {
     return false
   }
 
-  #receipt(packet: Publish, toMessage: (packet: Publish) => Message, settled: boolean): Receipt {
-    const bytes = settled ? 0 : sizeOf(packet)
+  #receipt(
+    packet: Publish,
+    toMessage: (packet: Publish) => Message,
+    bytes: number,
+    settled: boolean
+  ): Receipt {
     this.#bytes += bytes
     const message = this.#toMessage(packet, toMessage)
     return new NewReceipt(

@@ -16,6 +16,7 @@ import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { AckResult, Message } from "../../services/Message.ts"
 import { detachPayload } from "../../services/MessageCodec.ts"
 import { SubscribeError, SubscriptionOverflow } from "../../services/MqttError.ts"
+import { Backlog, detachLast } from "./Backlog.ts"
 import { Handed, isTracked, NewDelivery, released } from "./Delivery.ts"
 import type { Aside, BufferOptions, Delivery, Hooks, Limits } from "./Delivery.ts"
 import type { Receipt } from "./Receipt.ts"
@@ -33,8 +34,7 @@ export class Subscriber {
   readonly #options: BufferOptions
   #limits: Limits | undefined
   readonly #hooks: Hooks
-  #buffer: Array<Delivery | undefined> = []
-  #head = 0
+  readonly #buffer = new Backlog()
   /** What the store had no room for; it comes behind what lies there. */
   #tail: Array<Delivery> = []
   /** QoS 0 messages and their bytes in the buffer. */
@@ -89,7 +89,7 @@ export class Subscriber {
 
   /** Deliveries that wait in the buffer. */
   get size(): number {
-    return this.#buffer.length - this.#head + this.#tail.length
+    return this.#buffer.size + this.#tail.length
   }
 
   /** Messages that wait in the store. */
@@ -110,13 +110,13 @@ export class Subscriber {
     if (this.#fresh++ === 0) this.#hooks.onBuffered(this)
     if (receipt === undefined) {
       if (!this.#makeRoom(message)) return
-      this.#buffer.push(new NewDelivery(message, receipt, 0))
+      this.#buffer.pushPlain(message)
       this.#count++
       this.#bytes += message.payload.length
       if (this.lagging) this.#hooks.onLagging(this)
     } else {
       if (receipt.generation > this.#generation) this.#purge(receipt.generation)
-      if (this.#limits === undefined) this.#buffer.push(new NewDelivery(message, receipt, 0))
+      if (this.#limits === undefined) this.#buffer.push(receipt)
       else this.#accept(this.#limits, new NewDelivery(message, receipt, 0))
     }
     this.#announce()
@@ -133,13 +133,8 @@ export class Subscriber {
   detachPayloads(): void {
     const fresh = this.#fresh
     this.#fresh = 0
-    for (const waiting of [this.#buffer, this.#tail]) {
-      const first = waiting === this.#buffer ? this.#head : 0
-      for (let index = Math.max(first, waiting.length - fresh); index < waiting.length; index++) {
-        const delivery = waiting[index]
-        if (delivery !== undefined) detachPayload(delivery.message)
-      }
-    }
+    this.#buffer.detachPayloads(fresh)
+    detachLast(this.#tail, 0, fresh)
   }
 
   /** Lets a waiting consumer go on. */
@@ -163,21 +158,19 @@ export class Subscriber {
   close(): void {
     this.#end ??= Exit.fail(Cause.Done())
     const begun = [...this.#unsettled]
-    const rest = [...this.#handed, ...this.#buffer.slice(this.#head), ...this.#tail]
+    const rest = [...this.#handed, ...this.#buffer.deliveries, ...this.#tail]
     this.#unsettled.clear()
     this.#handed = []
-    this.#buffer = []
+    this.#buffer.clear()
     this.#tail = []
-    this.#head = 0
     this.#count = 0
     this.#bytes = 0
     for (const { isBegun, receipt } of begun) {
       if (receipt !== undefined && !receipt.revoked) this.#hooks.giveBack(receipt, isBegun, this.durable)
     }
-    for (const delivery of rest) {
-      const receipt = delivery?.receipt
+    for (const { aside, message, receipt } of rest) {
       // Nobody has it any more.
-      if (delivery?.aside === released) this.#drop(delivery.message)
+      if (aside === released) this.#drop(message)
       if (receipt !== undefined && !receipt.revoked) this.#hooks.giveBack(receipt, false, this.durable)
     }
     this.#limits?.aside?.release()
@@ -190,6 +183,7 @@ export class Subscriber {
    */
   readonly pull: Effect.Effect<NonEmptyReadonlyArray<Message>, SubscribeError | Cause.Done<void>> = this.#pull(() => {
     this.#settleHanded()
+    if (this.#buffer.isPlain && this.#buffer.size > 0) return this.#takePlain()
     const deliveries = this.#take(true)
     const { length } = deliveries
     if (length === 0) return undefined
@@ -278,15 +272,15 @@ export class Subscriber {
 
   #putBack(deliveries: ReadonlyArray<Delivery>): void {
     if (deliveries.length === 0) return
-    this.#buffer = [...deliveries, ...this.#buffer.slice(this.#head)]
-    this.#head = 0
+    this.#buffer.prepend(deliveries)
   }
 
   #settleHanded(): void {
     const handed = this.#handed
     if (handed.length === 0) return
     this.#handed = []
-    for (const delivery of handed) this.#settleDelivery(delivery)
+    if (this.#limits === undefined) this.#hooks.settleAll(handed)
+    else for (const delivery of handed) this.#settleDelivery(delivery)
   }
 
   #settleDelivery(delivery: Delivery): void {
@@ -332,22 +326,23 @@ export class Subscriber {
   }
 
   #take(aloneAtQos2: boolean): Array<Delivery> {
-    const deliveries: Array<Delivery> = []
-    if (this.#tail.length > 0 && this.#head === this.#buffer.length && !this.#isBehindStore()) {
-      this.#buffer = this.#tail
-      this.#head = 0
+    const buffer = this.#buffer
+    if (this.#tail.length > 0 && buffer.size === 0 && !this.#isBehindStore()) {
+      buffer.replace(this.#tail)
       this.#tail = []
     }
-    while (this.#head < this.#buffer.length && deliveries.length < this.#batch) {
-      const delivery = this.#buffer[this.#head]
-      const receipt = delivery?.receipt
-      if (delivery === undefined || receipt?.revoked === true) {
-        this.#head++
+    const deliveries: Array<Delivery> = this.#takeWhole()
+    while (deliveries.length < this.#batch) {
+      const delivery = buffer.first
+      if (delivery === undefined) break
+      const { receipt } = delivery
+      if (receipt !== undefined && receipt.revoked) {
+        buffer.shift()
         continue
       }
       const isAlone = aloneAtQos2 && delivery.message.qos === 2 && isTracked(delivery)
       if (isAlone && deliveries.length > 0) break
-      this.#buffer[this.#head++] = undefined
+      buffer.shift()
       if (receipt !== undefined) receipt.handed = true
       else if (delivery.aside === 0) {
         this.#count--
@@ -356,11 +351,37 @@ export class Subscriber {
       deliveries.push(delivery)
       if (isAlone) break
     }
-    this.#compact()
-    if (deliveries.length === this.#batch) {
-      this.#batch = Math.min(this.#batch * 2, this.#options.batchMaximum ?? batchMaximum)
+    this.#growBatch(deliveries.length)
+    return deliveries
+  }
+
+  /** All that is buffered, where it is one batch of QoS 1. Nothing otherwise, or what comes before something else. */
+  #takeWhole(): Array<Delivery> {
+    const deliveries = this.#buffer.takeAll(this.#batch)
+    for (let index = 0; index < deliveries.length; index++) {
+      const delivery = deliveries[index]!
+      const { receipt } = delivery
+      if (receipt === undefined || receipt.qos === 2 || receipt.revoked) {
+        this.#buffer.prepend(deliveries.splice(index))
+        break
+      }
+      receipt.handed = true
     }
     return deliveries
+  }
+
+  /** The next batch where all that is buffered is at QoS 0, or as good as. */
+  #takePlain(): Array<Message> {
+    const messages = this.#buffer.takePlain(this.#batch)
+    this.#count -= messages.length
+    if (this.#count === 0) this.#bytes = 0
+    else for (const { payload } of messages) this.#bytes -= payload.length
+    this.#growBatch(messages.length)
+    return messages
+  }
+
+  #growBatch(taken: number): void {
+    if (taken === this.#batch) this.#batch = Math.min(this.#batch * 2, this.#options.batchMaximum ?? batchMaximum)
   }
 
   // ---------------------------------------------------------------------------
@@ -449,9 +470,9 @@ export class Subscriber {
     }
     const buffer: Array<Delivery> = []
     let isFull = false
-    for (const delivery of this.#buffer.slice(this.#head)) {
-      const receipt = delivery?.receipt
-      if (delivery === undefined || receipt?.revoked === true) continue
+    for (const delivery of this.#buffer.deliveries) {
+      const { receipt } = delivery
+      if (receipt?.revoked === true) continue
       if (receipt !== undefined && !isFull) {
         isFull = aside.put(receipt, false) === 0
         if (!isFull) {
@@ -462,8 +483,7 @@ export class Subscriber {
       if (receipt !== undefined && this.#isBehindStore()) this.#tail.push(delivery)
       else buffer.push(delivery)
     }
-    this.#buffer = buffer
-    this.#head = 0
+    this.#buffer.replace(buffer)
   }
 
   /** What the consumer has. */
@@ -474,7 +494,7 @@ export class Subscriber {
 
   *#holding(): Iterable<Delivery> {
     yield* this.#given()
-    for (const delivery of this.#buffer) if (delivery !== undefined) yield delivery
+    yield* this.#buffer.deliveries
     yield* this.#tail
   }
 
@@ -497,15 +517,11 @@ export class Subscriber {
 
   /** Drops the oldest released message that the consumer does not have. */
   #dropReleased(): boolean {
-    for (let index = this.#head; index < this.#buffer.length; index++) {
-      const delivery = this.#buffer[index]
-      if (delivery?.aside !== released) continue
-      this.#remove(index)
-      this.#letGo(delivery)
-      this.#drop(delivery.message)
-      return true
-    }
-    return false
+    const delivery = this.#buffer.remove(({ aside }) => aside === released)
+    if (delivery === undefined) return false
+    this.#letGo(delivery)
+    this.#drop(delivery.message)
+    return true
   }
 
   /** A message that was put aside is done with, which may have made room for the tail. */
@@ -524,10 +540,8 @@ export class Subscriber {
   /** Forgets what the server sends again on a new connection, so that it is not kept twice. */
   #purge(generation: number): void {
     this.#generation = generation
-    const isValid = (delivery: Delivery | undefined): boolean =>
-      delivery !== undefined && delivery.receipt?.revoked !== true
-    this.#buffer = this.#buffer.slice(this.#head).filter(isValid)
-    this.#head = 0
+    const isValid = ({ receipt }: Delivery): boolean => receipt?.revoked !== true
+    this.#buffer.replace(this.#buffer.deliveries.filter(isValid))
     this.#tail = this.#tail.filter(isValid)
     for (const handed of this.#unsettled) if (handed.receipt?.revoked === true) this.#unsettled.delete(handed)
     this.#handed = this.#handed.filter(isValid)
@@ -559,33 +573,12 @@ export class Subscriber {
   }
 
   #dropOldest(): boolean {
-    for (let index = this.#head; index < this.#buffer.length; index++) {
-      const delivery = this.#buffer[index]
-      if (delivery === undefined || isTracked(delivery)) continue
-      this.#remove(index)
-      this.#count--
-      this.#bytes -= delivery.message.payload.length
-      this.#drop(delivery.message)
-      return true
-    }
-    return false
-  }
-
-  #remove(index: number): void {
-    if (index === this.#head) {
-      this.#buffer[this.#head++] = undefined
-      this.#compact()
-    } else {
-      this.#buffer.splice(index, 1)
-    }
-  }
-
-  /** Gives back the place of what has left, but not for each message. */
-  #compact(): void {
-    if (this.#head >= this.#buffer.length) this.#buffer = []
-    else if (this.#head >= 4096 && this.#head * 2 >= this.#buffer.length) this.#buffer = this.#buffer.slice(this.#head)
-    else return
-    this.#head = 0
+    const oldest = this.#buffer.removePlain()
+    if (oldest === undefined) return false
+    this.#count--
+    this.#bytes -= oldest.payload.length
+    this.#drop(oldest)
+    return true
   }
 
   #drop(message: Message): void {

@@ -8,6 +8,7 @@
  */
 import type { TopicIndex as Index } from "../../protocol/index.ts"
 import { TopicIndex } from "../../protocol/index.ts"
+import type { TopicNote } from "../../protocol/TopicNote.ts"
 import { OverlapCopies } from "./OverlapCopies.ts"
 import type { Routed } from "./OverlapCopies.ts"
 import type { Subscriber } from "../delivery/Subscriber.ts"
@@ -217,9 +218,13 @@ export class Routes {
   // ---------------------------------------------------------------------------
 
   /** The subscribers of a message about which there is nothing special; undefined if `route` has to see. */
-  takersOf(message: Routed, identifiers: ReadonlyArray<number> | undefined): ReadonlyArray<Subscriber> | undefined {
+  takersOf(
+    message: Routed,
+    identifiers: ReadonlyArray<number> | undefined,
+    note: TopicNote | undefined
+  ): ReadonlyArray<Subscriber> | undefined {
     if (identifiers !== undefined || message.retain) return undefined
-    const { isPlain, takers } = (this.#plans ?? this.#makePlans()).get(message.topic)
+    const { isPlain, takers } = (this.#plans ?? this.#makePlans()).get(message.topic, note)
     return isPlain && takers.length > 0 ? takers : undefined
   }
 

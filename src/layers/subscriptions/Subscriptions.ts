@@ -10,6 +10,7 @@
 import type { Packet } from "../../protocol/index.ts"
 import { ProtocolFault, ReasonCode, SubscriptionIdentifier, TopicFilter, Utf8 } from "../../protocol/index.ts"
 import type { PacketIds } from "../../protocol/PacketId.ts"
+import type { TopicNote } from "../../protocol/TopicNote.ts"
 import { InvalidSubscription, NotSupportedByServer, SubscriptionRefused } from "../../services/MqttError.ts"
 import type { SubscribeReason } from "../../services/MqttError.ts"
 import type { Grant } from "../../services/MqttClient.ts"
@@ -75,8 +76,12 @@ export class Subscriptions {
   }
 
   /** The subscribers of a message about which there is nothing special; see `Routes`. */
-  takersOf(message: Routed, identifiers: ReadonlyArray<number> | undefined): ReadonlyArray<Subscriber> | undefined {
-    return this.#routes.takersOf(message, identifiers)
+  takersOf(
+    message: Routed,
+    identifiers: ReadonlyArray<number> | undefined,
+    note: TopicNote | undefined
+  ): ReadonlyArray<Subscriber> | undefined {
+    return this.#routes.takersOf(message, identifiers, note)
   }
 
   /** Calls `f` once for each subscriber that is to get the message; see `Routes`. */

@@ -6,6 +6,7 @@
  *
  * @since 0.1.0
  */
+import type { TopicNote } from "../../protocol/TopicNote.ts"
 import { noMap, ownMap } from "../../protocol/EmptyCollections.ts"
 
 /** Topics in each of the two tables, at least, and how long they may be. */
@@ -25,6 +26,8 @@ export class TopicMemo<A> {
   #older = noMap<string, A>()
   #misses = 0
   #pausing = 0
+  /** What is noted with it still holds. */
+  #stamp = {}
 
   constructor(find: (topic: string) => A) {
     this.#find = find
@@ -39,7 +42,17 @@ export class TopicMemo<A> {
     return this.#recent.size + this.#older.size
   }
 
-  get(topic: string): A {
+  /** `note`: where what is found may be kept as well. */
+  get(topic: string, note?: TopicNote | undefined): A {
+    if (note === undefined) return this.#get(topic)
+    if (note.owner === this.#stamp) return note.value as A
+    const found = this.#get(topic)
+    note.owner = this.#stamp
+    note.value = found
+    return found
+  }
+
+  #get(topic: string): A {
     if (this.#pausing > 0) {
       this.#pausing--
       return this.#find(topic)
@@ -75,6 +88,7 @@ export class TopicMemo<A> {
 
   /** Something has changed: what is remembered may not hold any more. */
   clear(): void {
+    this.#stamp = {}
     if (this.#recent.size > 0) this.#recent.clear()
     if (this.#older.size > 0) this.#older.clear()
   }

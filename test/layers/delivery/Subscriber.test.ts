@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, References, Stream } from "effect"
 import { TestClock } from "effect/testing"
+import { NewReceipt } from "../../../src/layers/delivery/Receipt.ts"
 import type { Receipt } from "../../../src/layers/delivery/Receipt.ts"
 import type * as MqttClient from "../../../src/layers/MqttClient.ts"
 import { Subscriber } from "../../../src/layers/delivery/Subscriber.ts"
@@ -35,6 +36,9 @@ const bare = (options: Partial<BufferOptions> = {}) => {
   const buffered: Array<Subscriber> = []
   const subscriber: Subscriber = new Subscriber({ capacity: 4, bytes: 1000, overflow: "sliding", ...options }, {
     settle: (receipt) => settled.push(receipt.packetId),
+    settleAll: (deliveries) => {
+      for (const { receipt } of deliveries) if (receipt !== undefined) settled.push(receipt.packetId)
+    },
     settleAs: (receipt) => {
       settled.push(receipt.packetId)
       return { _tag: "Acked" }
@@ -59,21 +63,15 @@ const messageOf = (payload: string, qos: 0 | 1 | 2 = 0): Message.Message => ({
   duplicate: false
 })
 
-const receiptOf = (packetId: number, qos: 1 | 2): Receipt => ({
-  packetId,
-  qos,
-  message: messageOf(`${packetId}`, qos),
-  bytes: 0,
-  generation: 1,
-  pending: 1,
-  handed: false,
-  taken: false,
-  owed: false,
-  reasonCode: 0,
-  isKept: false,
-  revoked: false,
-  settled: false
-})
+const receiptOf = (
+  packetId: number,
+  qos: 1 | 2,
+  { generation = 1, message = messageOf(`${packetId}`, qos) }: Partial<Pick<Receipt, "generation" | "message">> = {}
+): Receipt => {
+  const receipt = new NewReceipt(packetId, qos, message, 0, generation, packetId, false)
+  receipt.pending = 1
+  return receipt
+}
 
 const texts = (subscriber: Subscriber) => Effect.map(subscriber.pull, (batch) => batch.map(Message.text))
 
@@ -118,7 +116,7 @@ describe("Subscriber", () => {
         const deliver = (...names: ReadonlyArray<string>) => {
           const messages = names.map((name) => inChunk(name, qos))
           for (const [index, message] of messages.entries()) {
-            subscriber.deliver(message, qos === 0 ? undefined : { ...receiptOf(index + 1, 1), message })
+            subscriber.deliver(message, qos === 0 ? undefined : receiptOf(index + 1, 1, { message }))
           }
           return messages
         }
@@ -165,7 +163,7 @@ describe("Subscriber", () => {
       const receipts = bare({ capacity: 3 })
       receipts.subscriber.deliver(revoked.message, revoked)
       revoked.revoked = true
-      const again = { ...receiptOf(1, 1), message: inChunk("1", 1), generation: 2 }
+      const again = receiptOf(1, 1, { message: inChunk("1", 1), generation: 2 })
       receipts.subscriber.deliver(again.message, again)
       receipts.subscriber.detachPayloads()
       assert.isFalse(isAttached(again.message))
@@ -188,7 +186,7 @@ describe("Subscriber", () => {
       })
       const messages = ["1", "2"].map((name) => inChunk(name, 1))
       for (const [index, message] of messages.entries()) {
-        subscriber.deliver(message, { ...receiptOf(index + 1, 1), message })
+        subscriber.deliver(message, receiptOf(index + 1, 1, { message }))
       }
       assert.strictEqual(subscriber.size, 2)
       subscriber.detachPayloads()
@@ -432,7 +430,7 @@ describe("Subscriber", () => {
         const { givenBack, settled, subscriber } = bare()
         for (let generation = 1; generation < 100; generation++) {
           for (const id of [1, 2, 3]) {
-            const receipt = { ...receiptOf(id, 1), generation }
+            const receipt = receiptOf(id, 1, { generation })
             subscriber.deliver(receipt.message, receipt)
             // The link is lost.
             if (generation < 99) receipt.revoked = true

@@ -1,5 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { TopicMemo } from "../../../src/layers/subscriptions/TopicMemo.ts"
+import * as TopicNote from "../../../src/protocol/TopicNote.ts"
 
 const counted = () => {
   const found: Array<string> = []
@@ -33,6 +34,23 @@ describe("TopicMemo", () => {
       assert.strictEqual(memo.get("hot"), hot)
     }
     assert.notStrictEqual(memo.get("cold"), cold)
+  })
+
+  it("believes what it noted, and not what was noted before it was cleared, or by another", () => {
+    const { found, memo } = counted()
+    const other = counted()
+    const note = TopicNote.make()
+    const first = memo.get("a", note)
+    assert.strictEqual(memo.get("a", note), first)
+    assert.deepStrictEqual(found, ["a"])
+    // The note is all that is looked at.
+    assert.strictEqual(memo.get("b", note), first)
+    memo.clear()
+    assert.deepStrictEqual(memo.get("a", note), { topic: "a" })
+    assert.notStrictEqual(memo.get("a", note), first)
+    assert.deepStrictEqual(found, ["a", "a"])
+    assert.notStrictEqual(other.memo.get("a", note), memo.get("a"))
+    assert.deepStrictEqual(other.found, ["a"])
   })
 
   it("law 14: remembers a bounded number of topics, and no long ones", () => {
