@@ -23,6 +23,7 @@ import type {
   ProtocolVersion,
   Publish,
   PublishProperties,
+  QoS,
   ReasonProperties,
   Subscribe,
   Unsubscribe
@@ -71,10 +72,17 @@ export interface Encoder {
     properties: PublishProperties | undefined,
     packetId: number
   ) => EncodeFault | undefined
+  /**
+   * Appends a PUBLISH at QoS 0 without properties that is not retained, of a topic that is encoded already; false if the server
+   * cannot take it, and then nothing is appended.
+   */
+  readonly publishPlain: (encodedTopic: Uint8Array, payload: Uint8Array) => boolean
   /** Appends PUBACK, PUBREC, PUBREL or PUBCOMP, as `encode` does, without a packet being made of it. */
   readonly acknowledge: (tag: Ack["_tag"], packetId: number, reasonCode: number) => EncodeFault | undefined
-  /** What was appended since the last `take`, as a view that is never written again. */
+  /** What was appended since the last `take`, as a view that is not written again before `reclaim`. */
   readonly take: () => Uint8Array
+  /** Nobody needs any more what was taken: its memory is used again. */
+  readonly reclaim: () => void
 }
 
 /**
@@ -151,6 +159,8 @@ class PacketEncoder implements Encoder {
   maximumPacketSize = Infinity
   private readonly version: ProtocolVersion
   private slab: Uint8Array = noBytes
+  /** The slab before, while there is none. */
+  private spare: Uint8Array = noBytes
   private nextSlab = firstSlab
   private start = 0
   private position = 0
@@ -172,11 +182,20 @@ class PacketEncoder implements Encoder {
     this.start = this.position
     // A batch that outgrows the slab must be moved, so a rest that will not do is given up.
     if (this.slab.length - this.position < this.batch) {
+      this.spare = this.slab
       this.slab = noBytes
       this.start = 0
       this.position = 0
     }
     return taken
+  }
+
+  reclaim(): void {
+    if (this.position !== this.start) return
+    if (this.slab.length === 0) this.slab = this.spare
+    this.spare = noBytes
+    this.start = 0
+    this.position = 0
   }
 
   encode(packet: ClientPacket): EncodeFault | undefined {
@@ -206,17 +225,27 @@ class PacketEncoder implements Encoder {
     packetId: number
   ): EncodeFault | undefined {
     const { encodedTopic } = message
-    if (encodedTopic !== undefined && properties === undefined && this.barePublish(message, encodedTopic, packetId)) {
-      return undefined
+    if (encodedTopic !== undefined && properties === undefined) {
+      const { payload, qos, retain } = message
+      if (this.barePublish(encodedTopic, payload, qos, retain, packetId)) return undefined
     }
     if (this.asciiPublish(message, properties, packetId, false)) return undefined
     const { payload, qos, retain, topic } = message
     return this.anyPublish(PublishPacket.make(false, qos, retain, topic, packetId, payload, properties))
   }
 
+  publishPlain(encodedTopic: Uint8Array, payload: Uint8Array): boolean {
+    return this.barePublish(encodedTopic, payload, 0, false, 0)
+  }
+
   /** Appends a PUBLISH without properties whose topic is encoded already; false if it cannot, and nothing has changed. */
-  private barePublish(message: PublishFields, encodedTopic: Uint8Array, packetId: number): boolean {
-    const { payload, qos, retain } = message
+  private barePublish(
+    encodedTopic: Uint8Array,
+    payload: Uint8Array,
+    qos: QoS,
+    retain: boolean,
+    packetId: number
+  ): boolean {
     const body = encodedTopic.length + (qos === 0 ? 0 : 2) + (this.version === 5 ? 1 : 0) + payload.length
     const frame = frameSize(body)
     if (frame > this.limit) return false

@@ -314,10 +314,15 @@ export interface Connection {
   readonly pull: Effect.Effect<NonEmptyReadonlyArray<Uint8Array>, TransportError>
   /**
    * Writes one chunk; suspends while the peer does not take more, and fails (never hangs) once the stream is dead. The
-   * chunk must not be changed afterwards. Writes must not overlap. An interrupted write may have been sent in part, so
-   * nothing may be written after it.
+   * chunk must not be changed afterwards, until `isFlushed` holds. Writes must not overlap. An interrupted write may have
+   * been sent in part, so nothing may be written after it.
    */
   readonly write: (chunk: Uint8Array) => Effect.Effect<void, TransportError>
+  /**
+   * Whether nothing that was written is held any more, so that the memory of those chunks may be used again. A transport
+   * that cannot tell leaves it out: then each chunk has memory of its own.
+   */
+  readonly isFlushed?: (() => boolean) | undefined
   /** Destroys the stream now, without flushing and without waiting for the peer. A second call does nothing. */
   readonly abort: Effect.Effect<void>
 }

@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect } from "effect"
 import { ClientCore } from "../../src/layers/ClientCore.ts"
-import type { Entry, Outcome } from "../../src/layers/publishing/Outbox.ts"
+import type { Entry, Outcome } from "../../src/layers/publishing/Entry.ts"
 import { PacketCodec } from "../../src/protocol/index.ts"
 import type { QoS } from "../../src/protocol/Packet.ts"
 import { resolve } from "../../src/services/ResolvedOptions.ts"

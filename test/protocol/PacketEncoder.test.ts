@@ -9,7 +9,7 @@ import type {
   Subscribe
 } from "../../src/protocol/Packet.ts"
 import { encodedSize, makeDecoder, makeEncoder } from "../../src/protocol/PacketCodec.ts"
-import type { EncodeFault } from "../../src/protocol/PacketCodec.ts"
+import type { EncodeFault, Encoder } from "../../src/protocol/PacketCodec.ts"
 import * as Property from "../../src/protocol/Property.ts"
 import * as ReasonCode from "../../src/protocol/ReasonCode.ts"
 import { readByMqttPacket } from "./support/MqttPacket.ts"
@@ -448,6 +448,57 @@ describe("PacketEncoder", () => {
       encoder.encode(pub({ payload }))
       payload[0] = 2
       assert.strictEqual(toHex(encoder.take()), "30 05 00 01 74 00 01")
+    })
+  })
+
+  describe("memory", () => {
+    /** Appends some packets; gives what is taken, and the same bytes as they are now. */
+    const taken = (encoder: Encoder, random: Random): readonly [bytes: Uint8Array, copy: Uint8Array] => {
+      for (let count = random.int(1, 4); count > 0; count--) {
+        assert.isUndefined(
+          encoder.encode(pub({ payload: new Uint8Array(random.int(0, 20_000)).fill(random.int(1, 255)) }))
+        )
+      }
+      const bytes = encoder.take()
+      return [bytes, bytes.slice()]
+    }
+
+    it("writes nothing twice before it is reclaimed", () => {
+      for (let seed = 0; seed < 50; seed++) {
+        const random = new Random(seed)
+        const encoder = makeEncoder({ protocolVersion: 5 })
+        let held: Array<readonly [bytes: Uint8Array, copy: Uint8Array]> = []
+        for (let step = 0; step < 40; step++) {
+          held.push(taken(encoder, random))
+          for (const [bytes, copy] of held) assert.isTrue(Buffer.compare(bytes, copy) === 0, `seed ${seed}`)
+          if (random.int(0, 5) > 0) continue
+          encoder.reclaim()
+          held = []
+        }
+      }
+    })
+
+    it("uses the memory again once it is reclaimed, and no other", () => {
+      const encoder = makeEncoder({ protocolVersion: 5 })
+      const random = new Random(1)
+      const buffers = new Set<ArrayBufferLike>()
+      for (let step = 0; step < 400; step++) {
+        const [bytes] = taken(encoder, random)
+        encoder.reclaim()
+        // It grows to what is taken at once.
+        if (step >= 200) buffers.add(bytes.buffer)
+      }
+      assert.strictEqual(buffers.size, 1)
+    })
+
+    it("keeps what was not taken", () => {
+      const encoder = makeEncoder({ protocolVersion: 5 })
+      encoder.encode(pub({ payload: Uint8Array.of(1) }))
+      encoder.take()
+      encoder.encode(pub({ payload: Uint8Array.of(2) }))
+      encoder.reclaim()
+      encoder.encode(pub({ payload: Uint8Array.of(3) }))
+      assert.strictEqual(toHex(encoder.take()), "30 05 00 01 74 00 02 30 05 00 01 74 00 03")
     })
   })
 

@@ -480,6 +480,8 @@ export class LinkState implements CommitTarget {
     const auth = this.authenticator?.outgoing
     if (auth === undefined && core.committer === undefined && !core.hasOutput) return this.#onlyPings(now)
     const { encoder } = this
+    // With a store, bytes that are not written yet wait until it has what they tell.
+    if (core.committer === undefined && this.stream.isFlushed?.() === true) encoder.reclaim()
     if (auth !== undefined) {
       this.authenticator!.outgoing = undefined
       if (encoder.encode(auth) !== undefined) {

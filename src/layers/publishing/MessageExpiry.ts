@@ -5,7 +5,7 @@
  */
 import type { PublishProperties } from "../../protocol/Packet.ts"
 import { MessageExpired } from "../../services/MqttError.ts"
-import type { Entry } from "./Outbox.ts"
+import type { Entry } from "./Entry.ts"
 
 /** Whether its time has passed; `now` is milliseconds of the monotonic clock. */
 export const check = (entry: Entry, now: number): MessageExpired | undefined => {

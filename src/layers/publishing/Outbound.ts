@@ -19,7 +19,8 @@ import type { SessionStoreError, StoredOutcome } from "../../services/SessionSto
 import type { ClientCore } from "../ClientCore.ts"
 import type { Fresh } from "../store/Journal.ts"
 import * as MessageExpiry from "./MessageExpiry.ts"
-import type { Batch, Entry, Outcome } from "./Outbox.ts"
+import type { Batch, Entry, Outcome } from "./Entry.ts"
+import { Run } from "./Run.ts"
 import { noArray, ownArray } from "../../protocol/EmptyCollections.ts"
 
 /** The largest packet that MQTT can express: five bytes of header and 268,435,455 bytes. */
@@ -142,10 +143,19 @@ export class Outbound {
   }
 
   encodeNew(encoder: PacketCodec.Encoder, limit: number): void {
+    this.#encodeQueued(encoder, limit)
+    this.core.outbox.admit()
+  }
+
+  #encodeQueued(encoder: PacketCodec.Encoder, limit: number): void {
     const now = this.core.now()
     while (encoder.size < limit) {
       const entry = this.core.outbox.peek()
       if (entry === undefined) return
+      if (entry instanceof Run) {
+        this.#encodeRun(entry, encoder, limit)
+        continue
+      }
       const reason = this.unsendable(entry) ?? MessageExpiry.check(entry, now)
       if (reason !== undefined) {
         this.#refuse(entry, reason)
@@ -169,6 +179,19 @@ export class Outbound {
         this.#refuse(entry, toReason(fault, encoder))
       }
     }
+  }
+
+  #encodeRun(run: Run, encoder: PacketCodec.Encoder, limit: number): void {
+    const { count, size } = run
+    let fits = true
+    while (run.state === "queued" && encoder.size < limit) {
+      fits = encoder.publishPlain(run.topic, run.payload)
+      if (!fits) break
+      run.shift()
+    }
+    this.core.outbox.takeOf(run, count - run.count, size - run.size)
+    // It was taken for another connection than this one: each is looked at by itself.
+    if (!fits) this.core.outbox.unroll()
   }
 
   #refuse(entry: Entry, reason: PublishReason): void {

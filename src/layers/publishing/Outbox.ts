@@ -7,117 +7,10 @@
  *
  * @since 0.1.0
  */
-import type * as Effect from "effect/Effect"
-import type { PublishProperties, QoS } from "../../protocol/Packet.ts"
-import type { PublishResult } from "../../services/MqttClient.ts"
 import { OutboxFull, PacketTooLarge } from "../../services/MqttError.ts"
-import type { PublishError, PublishPhase, PublishReason } from "../../services/MqttError.ts"
 import { noArray, ownArray } from "../../protocol/EmptyCollections.ts"
-
-/** One publish from its call to its end. */
-export interface Entry {
-  readonly topic: string
-  readonly payload: Uint8Array
-  readonly qos: QoS
-  readonly retain: boolean
-  readonly properties: PublishProperties | undefined
-  /** Bytes that count towards the bound. */
-  readonly size: number
-  /** When it was given to the outbox, in milliseconds of the monotonic clock; only set where it can expire. */
-  readonly at: number
-  /**
-   * - `waiting`: no room yet; the caller is suspended
-   * - `queued`: in the outbox
-   * - `sent`: QoS 1 and 2, the session has it
-   * - `done`: over, by whatever end
-   */
-  state: "waiting" | "queued" | "sent" | "done"
-  /** How far it has come. It never goes back: a message that is queued again after a lost session stays `written`. */
-  phase: PublishPhase
-  /** The topic as it is written, where it was at hand. */
-  readonly encodedTopic?: Uint8Array | undefined
-  /** Place in call order. */
-  sequence: number
-  /** Ends the caller's wait; undefined once there is nobody waiting. One of a batch only notes the outcome. */
-  resume: ((outcome: Outcome, entry: Entry) => void) | undefined
-  /** The fiber that `resume` lets go on, where it is one. A function for each entry would be one more to collect. */
-  caller?: ((outcome: Effect.Effect<PublishResult, PublishError>) => void) | undefined
-  /** The caller's own id. */
-  id?: string | undefined
-  /** Whether the session store has it. */
-  isKept?: boolean | undefined
-  /** Whether it is of an earlier process, so that nobody waits for it. */
-  isRestored?: boolean | undefined
-  /** Whether it was written into a session that is lost and is sent anew, so that it may arrive twice. */
-  isRepublished?: boolean | undefined
-  /** The batch that it belongs to, which gives the next message once this one has its place. */
-  batch?: Batch | undefined
-}
-
-/** A new entry; see `PublishPacket` for why a constructor makes it. */
-export class NewEntry implements Entry {
-  declare readonly topic: string
-  declare readonly payload: Uint8Array
-  declare readonly qos: QoS
-  declare readonly retain: boolean
-  declare readonly properties: PublishProperties | undefined
-  declare readonly size: number
-  declare readonly at: number
-  declare readonly encodedTopic: Uint8Array | undefined
-  declare state: Entry["state"]
-  declare phase: PublishPhase
-  declare sequence: number
-  declare resume: Entry["resume"]
-  declare caller: Entry["caller"]
-  declare id: string | undefined
-  declare isKept: boolean
-  declare isRestored: boolean
-  declare isRepublished: boolean
-  declare batch: Batch | undefined
-
-  constructor(
-    topic: string,
-    payload: Uint8Array,
-    qos: QoS,
-    retain: boolean,
-    properties: PublishProperties | undefined,
-    size: number,
-    at: number,
-    encodedTopic: Uint8Array | undefined
-  ) {
-    this.topic = topic
-    this.payload = payload
-    this.qos = qos
-    this.retain = retain
-    this.properties = properties
-    this.size = size
-    this.at = at
-    this.encodedTopic = encodedTopic
-    this.state = "queued"
-    this.phase = "queued"
-    this.sequence = 0
-    this.resume = undefined
-    this.caller = undefined
-    this.id = undefined
-    this.isKept = false
-    this.isRestored = false
-    this.isRepublished = false
-    this.batch = undefined
-  }
-}
-
-/** Messages that were given to the outbox with one call. They have their places one behind the other. */
-export interface Batch {
-  /** The place in call order of its first message; each of the others has the next. */
-  readonly begin: (sequence: number) => void
-  /** The next message that has no place yet. What cannot be published it ends by itself. */
-  readonly next: () => Entry | undefined
-}
-
-/** What the caller of a publish learns. */
-export type Outcome =
-  | { readonly _tag: "Done"; readonly reasonCode: number; readonly reasonString: string | undefined }
-  | { readonly _tag: "Failed"; readonly reason: PublishReason }
+import type { Batch, Entry, Outcome } from "./Entry.ts"
+import { Run } from "./Run.ts"
 
 const taken: Outcome = { _tag: "Done", reasonCode: 0, reasonString: undefined }
 
@@ -138,7 +31,7 @@ export interface OutboxHooks {
 export class Outbox {
   #limits: Limits
   /** Live and removed entries in call order, from `#head` on. */
-  #entries: Array<Entry> = []
+  #entries: Array<Entry | Run> = []
   #head = 0
   #queued = 0
   #waiting: Array<Entry> = noArray()
@@ -187,12 +80,29 @@ export class Outbox {
   offerBatch(batch: Batch, count: number): void {
     batch.begin(this.#sequence + 1)
     this.#sequence += count
-    this.#placeAll(batch.next())
+    this.#placeAll(this.#nextOf(batch))
+  }
+
+  /** The next message of a batch that is not one of a run; the run before it is in its place then. */
+  #nextOf(batch: Batch | undefined): Entry | undefined {
+    // Where somebody waits, nothing of the batch may come before.
+    if (batch !== undefined && this.#firstWaiting() === undefined) this.#placeRun(batch)
+    return batch?.next()
+  }
+
+  #placeRun(batch: Batch): void {
+    const messages = this.#limits.maxMessages - this.#queued
+    const bytes = this.#limits.maxBytes - this.#bytes
+    const run = messages > 0 && bytes > 0 ? batch.run(messages, bytes) : undefined
+    if (run === undefined) return
+    this.#entries.push(run)
+    this.#queued += run.count
+    this.#bytes += run.size
   }
 
   /** Places an entry and what of its batch comes behind it, until one has to wait. */
   #placeAll(first: Entry | undefined): void {
-    for (let entry = first; entry !== undefined; entry = entry.batch?.next()) {
+    for (let entry = first; entry !== undefined; entry = this.#nextOf(entry.batch)) {
       this.#place(entry)
       if (entry.state === "waiting") return
     }
@@ -222,8 +132,15 @@ export class Outbox {
     }
   }
 
-  /** The next message to send, without taking it. */
-  peek(): Entry | undefined {
+  /** What is to be sent next, without taking it. Who waits for room is admitted where nothing else is left. */
+  peek(): Entry | Run | undefined {
+    const next = this.#first()
+    if (next !== undefined || this.#waiting.length === 0) return next
+    this.admit()
+    return this.#first()
+  }
+
+  #first(): Entry | Run | undefined {
     while (this.#head < this.#entries.length) {
       const entry = this.#entries[this.#head]!
       if (entry.state === "queued") return entry
@@ -236,7 +153,10 @@ export class Outbox {
     return undefined
   }
 
-  /** Takes the message that `peek` gave: QoS 0 is done with, QoS 1 and 2 go on holding their bytes until `release`. */
+  /**
+   * Takes the message that `peek` gave: QoS 0 is done with, QoS 1 and 2 go on holding their bytes until `release`. `admit` is to
+   * follow, once for all that are taken.
+   */
   take(entry: Entry): void {
     this.#head++
     this.#queued--
@@ -247,18 +167,40 @@ export class Outbox {
       entry.state = "sent"
       if (entry.phase === "queued") entry.phase = "written"
     }
-    if (this.#head >= 1024 && this.#head * 2 >= this.#entries.length) {
-      this.#entries = this.#entries.slice(this.#head)
-      this.#head = 0
+    this.#closeGap()
+  }
+
+  /** The same for so many messages, of so many bytes, that were shifted from the run that `peek` gave. */
+  takeOf(run: Run, messages: number, bytes: number): void {
+    this.#queued -= messages
+    this.#bytes -= bytes
+    if (run.state === "queued") return
+    this.#head++
+    this.#closeGap()
+  }
+
+  #closeGap(): void {
+    if (this.#head < 1024 || this.#head * 2 < this.#entries.length) return
+    this.#entries = this.#entries.slice(this.#head)
+    this.#head = 0
+  }
+
+  /** Makes single entries of the messages in runs. */
+  unroll(): void {
+    const entries: Array<Entry> = []
+    for (const entry of this.#entries.slice(this.#head)) {
+      if (!(entry instanceof Run)) entries.push(entry)
+      else while (entry.state === "queued") entries.push(entry.shiftEntry())
     }
-    if (this.#waiting.length > 0) this.#admit()
+    this.#entries = entries
+    this.#head = 0
   }
 
   /** A QoS 1 or 2 message that was taken is over. */
   release(entry: Entry): void {
     entry.state = "done"
     this.#bytes -= entry.size
-    if (this.#waiting.length > 0) this.#admit()
+    if (this.#waiting.length > 0) this.admit()
   }
 
   /** Puts messages that were taken back to the front, in their order, to be sent as new ones. */
@@ -291,14 +233,14 @@ export class Outbox {
       this.#queued--
       this.#bytes -= entry.size
       this.#compact()
-      this.#admit()
+      this.admit()
       return true
     }
     if (entry.state === "waiting") {
       entry.state = "done"
       this.#compactWaiting()
       // The entry may have held up smaller ones behind it.
-      this.#admit()
+      this.admit()
       return true
     }
     return false
@@ -319,9 +261,10 @@ export class Outbox {
 
   /** What of a batch is queued or waiting. */
   entriesOf(batch: Batch): Array<Entry> {
+    this.unroll()
     const isOfBatch = (entry: Entry) => entry.batch === batch && (entry.state === "queued" || entry.state === "waiting")
     return [
-      ...this.#entries.slice(this.#head).filter(isOfBatch),
+      ...(this.#entries as Array<Entry>).filter(isOfBatch),
       ...this.#waiting.slice(this.#waitingHead).filter(isOfBatch)
     ]
   }
@@ -336,7 +279,7 @@ export class Outbox {
 
   /** Whether nothing up to this place in call order is still queued or waiting. */
   passed(sequence: number): boolean {
-    const next = this.peek()
+    const next = this.#first()
     if (next !== undefined) return next.sequence > sequence
     const waiting = this.#firstWaiting()
     return waiting === undefined || waiting.sequence > sequence
@@ -380,8 +323,14 @@ export class Outbox {
 
   /** Takes out the oldest queued entry. */
   #shiftLive(): Entry | undefined {
-    const entry = this.peek()
+    const entry = this.#first()
     if (entry === undefined) return undefined
+    if (entry instanceof Run) {
+      const first = entry.shiftEntry()
+      this.takeOf(entry, 1, first.size)
+      first.state = "done"
+      return first
+    }
     this.#head++
     this.#queued--
     this.#bytes -= entry.size
@@ -402,11 +351,13 @@ export class Outbox {
     return undefined
   }
 
-  #admit(): void {
+  /** Lets in, in order, who waits and has room now. */
+  admit(): void {
     for (let entry = this.#firstWaiting(); entry !== undefined; entry = this.#firstWaiting()) {
       if (!this.#fits(entry)) return
       this.#enqueue(entry)
       // What is published after a batch waits behind all of it.
+      if (entry.batch !== undefined) this.#placeRun(entry.batch)
       const next = entry.batch?.next()
       if (next === undefined) {
         this.#waitingHead++

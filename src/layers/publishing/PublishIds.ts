@@ -6,7 +6,7 @@
 import type { ClientClosed, ClientHalted } from "../../services/MqttError.ts"
 import { PublishAbandoned } from "../../services/MqttError.ts"
 import { noMap, ownMap } from "../../protocol/EmptyCollections.ts"
-import type { Entry, Outcome } from "./Outbox.ts"
+import type { Entry, Outcome } from "./Entry.ts"
 
 type Waiter = (outcome: Outcome, entry: Entry) => void
 

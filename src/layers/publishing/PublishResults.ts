@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect"
 import type { PublishGuarantee, PublishResult } from "../../services/MqttClient.ts"
 import { PublishError } from "../../services/MqttError.ts"
 import type { PublishPhase, PublishReason } from "../../services/MqttError.ts"
-import type { Entry, Outcome } from "./Outbox.ts"
+import type { Entry, Outcome } from "./Entry.ts"
 
 /** What a publish that succeeded has reached. */
 export const guaranteeOf = (entry: Pick<Entry, "qos" | "isRepublished">): PublishGuarantee =>

@@ -21,8 +21,8 @@ import {
 import type { PublishError, PublishPhase, PublishReason } from "../../services/MqttError.ts"
 import { protocolMaximum } from "./Outbound.ts"
 import type { ClientCore } from "../ClientCore.ts"
-import { NewEntry } from "./Outbox.ts"
-import type { Entry, Outcome } from "./Outbox.ts"
+import { NewEntry } from "./Entry.ts"
+import type { Entry, Outcome } from "./Entry.ts"
 import { checkId, publishById } from "./PublishingById.ts"
 import { fail, toEffect } from "./PublishResults.ts"
 
@@ -71,6 +71,19 @@ const toPlainEntry = (core: ClientCore, message: OutgoingMessage): Entry | undef
   return encodedTopic === undefined
     ? undefined
     : new NewEntry(topic, payload, qos, retain, undefined, payload.length + topic.length, 0, encodedTopic)
+}
+
+/**
+ * The topic as it is written, of a message that is plain, at QoS 0, and not retained: its payload is bytes, and every
+ * connection takes it. Undefined for the others.
+ */
+export const plainTopicOf = (core: ClientCore, message: OutgoingMessage): Uint8Array | undefined => {
+  if (typeof message !== "object" || message === null) return undefined
+  const { payload, qos, retain, topic } = message
+  return typeof topic === "string" && payload instanceof Uint8Array && (qos === undefined || qos === 0) &&
+      (retain === undefined || retain === false) && core.accepts(0, false, payload.length) && !hasProperties(message)
+    ? TopicMemory.get(topic)
+    : undefined
 }
 
 /** The entry of a message, or why it cannot be published. Changes nothing. */

@@ -18,9 +18,10 @@ import type { MqttClientService, PublishResult } from "../../services/MqttClient
 import { DeadlineExceeded, InvalidMessage, PublishError } from "../../services/MqttError.ts"
 import type { PublishPhase, PublishReason } from "../../services/MqttError.ts"
 import type { ClientCore } from "../ClientCore.ts"
-import type { Batch, Entry, Outcome } from "./Outbox.ts"
-import { checkTimeout, toEntry } from "./Publishing.ts"
+import type { Batch, Entry, Outcome } from "./Entry.ts"
+import { checkTimeout, plainTopicOf, toEntry } from "./Publishing.ts"
 import { guaranteeOf } from "./PublishResults.ts"
+import { Run, sizeOfPlain } from "./Run.ts"
 
 type PublishOutcome = Result.Result<PublishResult, PublishError>
 
@@ -69,6 +70,25 @@ class PublishBatch implements Batch {
 
   begin(sequence: number): void {
     this.#first = sequence
+  }
+
+  run(messages: number, bytes: number): Run | undefined {
+    const { length } = this.outcomes
+    const end = Math.min(length, this.#next + messages)
+    let left = bytes
+    let run: Run | undefined
+    for (; this.#next < end; this.#next++) {
+      const message = this.#messages[this.#next]!
+      const topic = plainTopicOf(this.#core, message)
+      if (topic === undefined) break
+      const payload = message.payload as Uint8Array
+      left -= sizeOfPlain(topic, payload)
+      if (left < 0) break
+      run ??= new Run(this, this.#first + this.#next, end - this.#next)
+      run.push(topic, payload)
+      this.#set(this.#next, plain[0]!)
+    }
+    return run
   }
 
   next(): Entry | undefined {

@@ -16,7 +16,7 @@ import {
 import type { PublishReason } from "../../services/MqttError.ts"
 import type { OpenStore, SessionStoreError, StoredOutcome } from "../../services/SessionStore.ts"
 import type { ClientCore } from "../ClientCore.ts"
-import type { Entry } from "./Outbox.ts"
+import type { Entry } from "./Entry.ts"
 import type { Lookup } from "./PublishIds.ts"
 import { guaranteeOf, toEffect } from "./PublishResults.ts"
 

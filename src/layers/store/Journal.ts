@@ -8,7 +8,7 @@
  */
 import type { PublishProperties } from "../../protocol/Packet.ts"
 import type { Change, StoredOutcome, StoredSession } from "../../services/SessionStore.ts"
-import type { Entry } from "../publishing/Outbox.ts"
+import type { Entry } from "../publishing/Entry.ts"
 
 /** A publish that was given its identifier in a batch whose bytes are not written. */
 export interface Fresh {

@@ -19,7 +19,7 @@ import type {
 import type { ClientCore } from "../ClientCore.ts"
 import { Committer } from "./Committer.ts"
 import { Journal } from "./Journal.ts"
-import type { Entry } from "../publishing/Outbox.ts"
+import type { Entry } from "../publishing/Entry.ts"
 import { sizeOf } from "../publishing/Publishing.ts"
 
 /** The problem of options that cannot go with a session store. */

@@ -222,6 +222,14 @@ export class NodeStream implements Connection {
     })
   }
 
+  /**
+   * See `Connection`. Only where the bytes go to the kernel as they are: what encrypts or frames them may hold on to them for
+   * longer than the socket counts them.
+   */
+  isFlushed(): boolean {
+    return this.wire instanceof SocketWire && this.socket.writableLength === 0 && !("encrypted" in this.socket)
+  }
+
   /** See `Connection`. */
   send(chunk: Uint8Array): Effect.Effect<void, TransportError> {
     return Effect.suspend(() => {

@@ -4,6 +4,7 @@ import { TestClock } from "effect/testing"
 import type { OutgoingMessage } from "../../../src/services/Message.ts"
 import type { PublishResult } from "../../../src/services/MqttClient.ts"
 import type { PublishError } from "../../../src/services/MqttError.ts"
+import { Transport } from "../../../src/services/Transport.ts"
 import { TestBroker, TestSessionStore } from "../../../src/testing/index.ts"
 import { connack, drop, held, isPending, nothing, persistent, receiveMaximum, to } from "../../support/Publishes.ts"
 import { begin, kit, settle } from "../../support/Restarts.ts"
@@ -12,6 +13,17 @@ import type { Peer } from "../../support/ScriptedBroker.ts"
 
 const broker = TestBroker.TestBroker
 const store = TestSessionStore.TestSessionStore
+
+/** A network that copies what is written, and so never holds any of it. */
+const flushing = ({ connect }: Transport["Service"]): Transport["Service"] => ({
+  connect: (endpoint, onPhase) =>
+    Effect.map(connect(endpoint, onPhase), ({ abort, pull, write }) => ({
+      abort,
+      pull,
+      write: (chunk) => write(chunk.slice()),
+      isFlushed: () => true
+    }))
+})
 
 /** No pings in the way. */
 const quiet = { keepAlive: 0 } as const
@@ -403,6 +415,27 @@ for (const version of [4, 5] as const) {
         yield* settle
         assert.deepStrictEqual((yield* store).stored.publishes, [])
         assert.deepStrictEqual(yield* held(client), nothing)
+      }).pipe(Effect.provide(kit())))
+
+    it.effect("leaves alone what waits for the store, though the network holds nothing of what was written", () =>
+      Effect.gen(function*() {
+        const { client } = yield* Effect.updateService(begin(version), Transport, flushing)
+        const subscription = yield* client.subscription("in", { qos: 1 })
+        yield* Effect.forkScoped(Stream.runDrain(subscription.messages))
+        yield* settle
+        const release = yield* (yield* store).hold
+        const publishing = yield* start(client.publishAll(batch(50)))
+        yield* settle
+        // Their acknowledgements, of which the store keeps nothing, do not wait for it.
+        for (let count = 0; count < 30; count++) yield* (yield* broker).publish({ topic: "in", qos: 1 })
+        yield* settle
+        assert.strictEqual((yield* broker).packetsOf({ from: "client", type: "Puback" }).length, 30)
+        yield* release
+        assert.deepStrictEqual(told(yield* Fiber.join(publishing)), done(50, 1))
+        assert.deepStrictEqual(
+          (yield* broker).packetsOf({ from: "client", type: "Publish" }).map(({ packet }) => packet.topic),
+          batch(50).map(({ topic }) => topic)
+        )
       }).pipe(Effect.provide(kit())))
 
     it.effect("takes back what was not written when it is interrupted, from the store as well (law 5)", () =>

@@ -58,6 +58,7 @@ describe("NodeTlsDial", () => {
       const before = yield* handles
       const scope = yield* Scope.make()
       const connection = yield* Scope.provide(dial(port, { ca: ca.cert }, "localhost"), scope)
+      assert.isFalse(connection.isFlushed!(), "what encrypts may hold on to it")
       const peer = yield* accept
       assert.strictEqual(peer.getProtocol(), "TLSv1.3")
       assert.strictEqual(serverNameOf(peer), "localhost")

@@ -332,6 +332,25 @@ describe("NodeTransport", () => {
         yield* connection.write(new Uint8Array(1))
       }))
 
+    it.live("tells when the kernel has all of it, so that its memory may be used again", () =>
+      Effect.gen(function*() {
+        const { connection, peer } = yield* open()
+        assert.isTrue(connection.isFlushed!())
+        const chunk = pattern(100)
+        yield* connection.write(chunk)
+        assert.isTrue(connection.isFlushed!())
+        chunk.fill(0)
+        const fiber = yield* block(connection)
+        assert.isFalse(connection.isFlushed!())
+        const received = yield* Effect.callback<Buffer>((resume) => {
+          peer.once("data", (bytes) => resume(Effect.succeed(bytes)))
+          peer.resume()
+        })
+        assert.isTrue(received.subarray(0, 100).equals(pattern(100)))
+        yield* Fiber.join(fiber)
+        while (!connection.isFlushed!()) yield* poll(1)
+      }))
+
     it.live("fails once the stream is dead", () =>
       Effect.gen(function*() {
         for (const kind of ["eof", "reset", "aborted"] as const) {

@@ -148,6 +148,7 @@ describe("NodeWebSocketDial", () => {
       const chunk = Buffer.from("masked on the way, and not in place")
       yield* connection.write(chunk)
       assert.strictEqual(chunk.toString(), "masked on the way, and not in place")
+      assert.isFalse(connection.isFlushed!(), "what frames may hold on to it")
     }))
 
   describe("handshake", () => {
