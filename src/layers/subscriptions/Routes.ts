@@ -79,13 +79,19 @@ export class Routes {
   #withdrawn = noMap<string, Entry>()
   /** Made for the first filter that is unsubscribed. */
   #withdrawnIndex: Index.TopicIndex<Entry> | undefined
-  readonly copies: OverlapCopies = new OverlapCopies()
+  readonly copies: OverlapCopies
   /** Filters in the index, and those of them that overlap no other one. */
   #filters = 0
   #alone = 0
   /** What identifiers are shifted by. */
-  shift = 0
+  shift: number
   #counted = 0
+
+  /** By what is known of the session already; see `OverlapCopies`. */
+  constructor(isOwn = false, isNamed = false, shift = 0) {
+    this.copies = new OverlapCopies(isOwn, isNamed)
+    this.shift = shift
+  }
 
   // ---------------------------------------------------------------------------
   // filters
