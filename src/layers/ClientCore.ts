@@ -40,6 +40,11 @@ import { Subscriptions } from "./subscriptions/Subscriptions.ts"
 
 type Resume = NonNullable<Entry["resume"]>
 
+/** The connection, which writes what there is. */
+interface Writer {
+  readonly wakeWriter: () => void
+}
+
 /** Waits for what was taken to be gone. */
 interface Waiter {
   readonly isDone: () => boolean
@@ -66,7 +71,7 @@ export class ClientCore implements Hooks, InboxHooks {
   #negotiated: Negotiated | undefined
   /** Behind which packet identifier those of an adopted session begin; undefined once they have. */
   adoptedAfter: number | undefined
-  #wakeWriter: (() => void) | undefined
+  #writer: Writer | undefined
   /**
    * Whether a CONNECT that asked for our session went without an answer. A server that had lost the session has made a new
    * one for it, which it then says is present.
@@ -162,7 +167,7 @@ export class ClientCore implements Hooks, InboxHooks {
   }
 
   wakeWriter(): void {
-    this.#wakeWriter?.()
+    this.#writer?.wakeWriter()
   }
 
   /** Starts a fiber that is needed only now, once the present change of state is over; what starts it has to end it. */
@@ -267,10 +272,10 @@ export class ClientCore implements Hooks, InboxHooks {
    * CONNACK was accepted. Decides what becomes of the session before anything else of the connection is looked at (SS-11).
    * `resumes`: the server has the session that our state belongs to; `isInDoubt`: or one that it made for an earlier CONNECT.
    */
-  open(negotiated: Negotiated, resumes: boolean, wakeWriter: () => void, isInDoubt = false): void {
+  open(negotiated: Negotiated, resumes: boolean, writer: Writer, isInDoubt = false): void {
     this.#negotiated = negotiated
     this.#reconsiderAccepted()
-    this.#wakeWriter = wakeWriter
+    this.#writer = writer
     this.outbound.clearPubrels()
     this.journal?.begin(resumes, this.sessionKey)
     const counts = negotiated.protocolVersion === 5 && this.#options.onReceiveMaximumExceeded === "disconnect"
@@ -288,7 +293,7 @@ export class ClientCore implements Hooks, InboxHooks {
       this.#options.subscriptionIdentifiers
     )
     if (filters.length > 0) this.events.emit({ _tag: "Resubscribed", filters })
-    wakeWriter()
+    writer.wakeWriter()
     this.#slow?.wake()
   }
 
@@ -307,7 +312,7 @@ export class ClientCore implements Hooks, InboxHooks {
     if (this.#negotiated !== undefined) this.inbox.end(this.#negotiated.sessionExpiryInterval === 0)
     this.#negotiated = undefined
     this.#reconsiderAccepted()
-    this.#wakeWriter = undefined
+    this.#writer = undefined
     // What the socket had not taken is lost with it, and nobody waits for it any more.
     this.writing = false
     if (this.committer !== undefined) this.committer.target = undefined

@@ -145,8 +145,9 @@ export class PacketBody {
   private words: DataView = noWords
   private topics: StringCache | undefined = undefined
   private aliases: Map<number, string> | undefined = undefined
-  /** Where PUBLISH packets are one object that is filled anew. */
-  private readonly reused: Writable<Publish> | undefined
+  /** Whether PUBLISH packets are one object that is filled anew, and the object once there is one. */
+  private readonly reuses: boolean
+  private reused: Writable<Publish> | undefined = undefined
 
   constructor(
     options: PacketReaderOptions & {
@@ -155,9 +156,7 @@ export class PacketBody {
     }
   ) {
     this.version = options.protocolVersion
-    this.reused = options.reusesPublish === true
-      ? PublishPacket.make(false, 0, false, "", 0, noBytes, undefined)
-      : undefined
+    this.reuses = options.reusesPublish === true
     this.reader = new PacketReader(options)
   }
 
@@ -268,7 +267,9 @@ export class PacketBody {
     const retain = (first & 0x01) !== 0
     const payload = this.reader.view(position, end)
     if (reused === undefined) {
-      return PublishPacket.make(dup, qos as QoS, retain, topic, packetId, payload, properties)
+      const packet = PublishPacket.make(dup, qos as QoS, retain, topic, packetId, payload, properties)
+      if (this.reuses) this.reused = packet
+      return packet
     }
     reused.dup = dup
     reused.qos = qos as QoS

@@ -152,7 +152,7 @@ export class LinkState implements CommitTarget {
     return encoder
   }
 
-  readonly wakeWriter = (): void => {
+  wakeWriter(): void {
     if (this.#isReceiving) this.#wantsWriter = true
     else this.writerWake.offer()
     this.core.committer?.wake()
@@ -176,9 +176,10 @@ export class LinkState implements CommitTarget {
     const isFirst = this.phase === "handshake" && this.#first === undefined
     const foreign = isFirst ? foreignFault(chunks[0]!) : undefined
     if (foreign !== undefined) this.fault(foreign)
+    const onPacket = (packet: Packet.ServerPacket) => this.#onPacket(packet)
     for (const chunk of chunks) {
       if (this.phase === "over") break
-      const fault = this.decoder.push(chunk, this.#onPacket)
+      const fault = this.decoder.push(chunk, onPacket)
       if (fault !== undefined) this.fault(fault)
     }
     if (this.phase === "handshake") this.#checkFirst(chunks[0]![0]!)
@@ -210,7 +211,7 @@ export class LinkState implements CommitTarget {
     }
   }
 
-  readonly #onPacket = (packet: Packet.ServerPacket): ProtocolFault.ProtocolFault | undefined => {
+  #onPacket(packet: Packet.ServerPacket): ProtocolFault.ProtocolFault | undefined {
     if (this.phase === "open") {
       switch (packet._tag) {
         case "Publish":
@@ -323,7 +324,7 @@ export class LinkState implements CommitTarget {
     const plan = this.#plan!
     this.#plan = undefined
     if (this.core.committer !== undefined) this.core.committer.target = this
-    this.core.open(negotiated, negotiated.sessionPresent && plan.resumes, this.wakeWriter, this.isInDoubt)
+    this.core.open(negotiated, negotiated.sessionPresent && plan.resumes, this, this.isInDoubt)
     this.#handshakeOutcome = { _tag: "Accepted", negotiated }
   }
 
@@ -458,7 +459,7 @@ export class LinkState implements CommitTarget {
         // What is to be kept, or is kept, goes before.
         if (core.committer?.isIdle === false && !this.#isStoreBroken) {
           // It may bring nothing for us, and then nobody else says that it is over.
-          core.committer.onCommitted = this.#onCommitted
+          core.committer.onCommitted = (isKept) => this.#onCommitted(isKept)
           core.committer.wake()
           return undefined
         }
@@ -559,7 +560,7 @@ export class LinkState implements CommitTarget {
   }
 
   /** The commit that DISCONNECT waits for is over. One that began behind the end knows nothing of this connection. */
-  readonly #onCommitted = (isKept: boolean): void => {
+  #onCommitted(isKept: boolean): void {
     if (!isKept) this.#isStoreBroken = true
     this.wakeWriter()
   }

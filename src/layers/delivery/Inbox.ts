@@ -15,7 +15,7 @@ import type { AckResult, Message } from "../../services/Message.ts"
 import { detachPayload } from "../../services/MessageCodec.ts"
 import type { Journal } from "../store/Journal.ts"
 import { noArray, noMap, noSet, ownArray, ownMap, ownSet } from "../../protocol/EmptyCollections.ts"
-import { NewReceipt, ReceiptQueue } from "./Receipt.ts"
+import { NewReceipt, noReceipts, ownReceipts } from "./Receipt.ts"
 import type { Receipt } from "./Receipt.ts"
 
 /**
@@ -95,8 +95,8 @@ export class Inbox {
   onRoom: (() => void) | undefined
   #receiveMaximum = 65535
   /** Waiting for their turn to be acknowledged, in order of arrival; only of the present connection. */
-  readonly #puback = new ReceiptQueue()
-  readonly #pubrec = new ReceiptQueue()
+  #puback = noReceipts()
+  #pubrec = noReceipts()
   /** QoS 2 messages by identifier until PUBREC was sent; they outlive the connection. */
   #held = noMap<number, Receipt>()
   /** Messages of a lost session that somebody still is to take. */
@@ -264,6 +264,7 @@ export class Inbox {
       }
       const receipt = this.#receipt(packet, toMessage, false)
       this.#held = ownMap(this.#held).set(id, receipt)
+      this.#pubrec = ownReceipts(this.#pubrec)
       this.#pubrec.push(receipt)
       return receipt
     }
@@ -271,6 +272,7 @@ export class Inbox {
     if (fault !== undefined) return fault
     if (!this.#hasRoomFor(packet)) return undefined
     const receipt = this.#receipt(packet, toMessage, false)
+    this.#puback = ownReceipts(this.#puback)
     this.#puback.push(receipt)
     return receipt
   }
@@ -425,6 +427,7 @@ export class Inbox {
   }
 
   #order(receipt: Receipt): void {
+    this.#pubrec = ownReceipts(this.#pubrec)
     this.#pubrec.push(receipt)
     this.#pump(2)
   }

@@ -127,3 +127,11 @@ export class ReceiptQueue {
     this.#head = 0
   }
 }
+
+const none = new ReceiptQueue()
+
+/** A queue without anything in it that all share, as the collections of `EmptyCollections`: not to be added to. */
+export const noReceipts = (): ReceiptQueue => none
+
+/** The queue itself, or a new one if it is that of all who have none. */
+export const ownReceipts = (self: ReceiptQueue): ReceiptQueue => self === none ? new ReceiptQueue() : self
