@@ -279,7 +279,7 @@ export class ClientCore implements Hooks, InboxHooks {
     this.outbound.clearPubrels()
     this.journal?.begin(resumes, this.sessionKey)
     const counts = negotiated.protocolVersion === 5 && this.#options.onReceiveMaximumExceeded === "disconnect"
-    this.inbox.begin(resumes, counts ? this.#options.receiveMaximum : Infinity, negotiated.protocolVersion === 5)
+    this.inbox.begin(resumes, counts ? this.#options.receiveMaximum : undefined, negotiated.protocolVersion === 5)
     if (resumes) this.session.resume(negotiated.sendWindow)
     else {
       this.outbound.onSessionLost(this.session.discard(negotiated.sendWindow))

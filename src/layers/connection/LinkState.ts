@@ -55,7 +55,7 @@ export class LinkState implements CommitTarget {
   readonly stream: Stream
   /** Made for the first packet that is not a ping. */
   #encoder: PacketCodec.Encoder | undefined
-  #maximumPacketSize = Infinity
+  #negotiated: Negotiated | undefined
   readonly decoder: PacketCodec.Decoder
   /** What waits for the outcome of the handshake, and for the end; both are made for the first who does. */
   #shaken: Deferred.Deferred<HandshakeOutcome> | undefined
@@ -148,7 +148,7 @@ export class LinkState implements CommitTarget {
 
   #makeEncoder(): PacketCodec.Encoder {
     const encoder = PacketCodec.makeEncoder({ protocolVersion: this.options.protocolVersion })
-    encoder.maximumPacketSize = this.#maximumPacketSize
+    encoder.maximumPacketSize = this.#negotiated?.maximumPacketSize ?? Infinity
     return encoder
   }
 
@@ -250,7 +250,7 @@ export class LinkState implements CommitTarget {
   }
 
   /** Half of what may be under way, if that is much. */
-  #halfWindow = Infinity
+  #halfWindow = 65_535
 
   /**
    * Lets callers go on whose publishes are acknowledged, and sends what they have to send, before the rest of what has come is
@@ -311,7 +311,7 @@ export class LinkState implements CommitTarget {
   #accept(negotiated: Negotiated): void {
     this.phase = "open"
     this.#halfWindow = Math.max(16, negotiated.sendWindow >> 1)
-    this.#maximumPacketSize = negotiated.maximumPacketSize
+    this.#negotiated = negotiated
     // AUTH may have needed it already.
     if (this.#encoder !== undefined) this.#encoder.maximumPacketSize = negotiated.maximumPacketSize
     this.keepAlive = {

@@ -93,7 +93,8 @@ export class Inbox {
   #isOverfull = false
   /** Called once when `hasRoom` holds again. */
   onRoom: (() => void) | undefined
-  #receiveMaximum = 65535
+  /** Undefined where nobody counts. */
+  #receiveMaximum: number | undefined
   /** Waiting for their turn to be acknowledged, in order of arrival; only of the present connection. */
   #puback = noReceipts()
   #pubrec = noReceipts()
@@ -184,7 +185,7 @@ export class Inbox {
   }
 
   /** A connection began; acknowledgements have reason codes on MQTT 5.0. */
-  begin(sessionPresent: boolean, receiveMaximum: number, hasCodes: boolean): void {
+  begin(sessionPresent: boolean, receiveMaximum: number | undefined, hasCodes: boolean): void {
     this.#generation++
     this.#link = "up"
     this.#hasCodes = hasCodes
@@ -461,8 +462,10 @@ export class Inbox {
   }
 
   #countOne(): Fault.ProtocolFault | undefined {
-    if (++this.#outstanding <= this.#receiveMaximum) return undefined
-    return Fault.make("PUBLISH", "receive maximum", `more than ${this.#receiveMaximum} unacknowledged messages`, 0x93)
+    const maximum = this.#receiveMaximum
+    this.#outstanding++
+    if (maximum === undefined || this.#outstanding <= maximum) return undefined
+    return Fault.make("PUBLISH", "receive maximum", `more than ${maximum} unacknowledged messages`, 0x93)
   }
 }
 
