@@ -111,8 +111,10 @@ class Building {
   /** The client begins. */
   begin(own: Scope.Scope, supervisor: Supervisor): Effect.Effect<void> {
     this.#supervisor = supervisor
-    return Scope.addFinalizerExit(own, (exit) =>
-      this.#supervisor === undefined ? Effect.void : close(this.#supervisor, Exit.isFailure(exit)))
+    return Scope.addFinalizerExit(
+      own,
+      (exit) => this.#supervisor === undefined ? Effect.void : close(this.#supervisor, Exit.isFailure(exit))
+    )
   }
 
   /** The client is built. */

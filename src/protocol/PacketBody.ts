@@ -165,6 +165,11 @@ export class PacketBody {
     return this.reader.fault
   }
 
+  /** Whether no topic was seen. */
+  get isBlank(): boolean {
+    return this.topics === undefined && this.aliases === undefined
+  }
+
   /** Decodes from these bytes from now on. */
   open(bytes: Buffer): void {
     this.bytes = bytes

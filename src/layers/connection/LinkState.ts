@@ -36,7 +36,7 @@ import type { ClientCore } from "../ClientCore.ts"
 import type { Signal } from "../Signal.ts"
 import type { CommitTarget, KeptBytes } from "../store/Committer.ts"
 import type { ConnackOutcome, HandshakeOutcome, SessionPlan } from "./Handshake.ts"
-import { foreignFault, isOlderVersion, onConnack, toProtocolError, toServerDisconnected } from "./Handshake.ts"
+import * as Handshake from "./Handshake.ts"
 import { cannotAcknowledge } from "../publishing/Outbound.ts"
 
 /** Bytes that are collected for one write, and the largest slice that is written at once, so that progress is seen. */
@@ -56,7 +56,8 @@ export class LinkState implements CommitTarget {
   /** Made for the first packet that is not a ping. */
   #encoder: PacketCodec.Encoder | undefined
   #negotiated: Negotiated | undefined
-  readonly decoder: PacketCodec.Decoder
+  /** Made anew for what comes next, as long as it knows nothing that counts: see `receive`. */
+  #decoder: PacketCodec.Decoder | undefined
   /** What waits for the outcome of the handshake, and for the end; both are made for the first who does. */
   #shaken: Deferred.Deferred<HandshakeOutcome> | undefined
   #over: Deferred.Deferred<LinkLost> | undefined
@@ -108,14 +109,6 @@ export class LinkState implements CommitTarget {
     this.stream = stream
     this.authenticator = authenticator
     this.writerWake = writerWake
-    const { maximumPacketSize, protocolVersion, requestProblemInformation, topicAliasMaximum } = options
-    this.decoder = PacketCodec.makeDecoder({
-      protocolVersion,
-      maximumPacketSize,
-      topicAliasMaximum,
-      requestProblemInformation,
-      reusesPublish: true
-    })
     this.keepAlive = KeepAlive.make({ keepAlive: 0, pingTimeout: 0, now: core.now() })
   }
 
@@ -173,15 +166,19 @@ export class LinkState implements CommitTarget {
     this.#isReceiving = true
     this.#wantsWriter = false
     core.startBatch()
-    const isFirst = this.phase === "handshake" && this.#first === undefined
-    const foreign = isFirst ? foreignFault(chunks[0]!) : undefined
+    const isHandshake = this.phase === "handshake"
+    const isFirst = isHandshake && this.#first === undefined
+    const foreign = isFirst ? Handshake.foreignFault(chunks[0]!) : undefined
     if (foreign !== undefined) this.fault(foreign)
+    const decoder = this.#decoder ??= PacketCodec.makeDecoder(Handshake.toDecoderOptions(this.options))
     const onPacket = (packet: Packet.ServerPacket) => this.#onPacket(packet)
     for (const chunk of chunks) {
       if (this.phase === "over") break
-      const fault = this.decoder.push(chunk, onPacket)
+      const fault = decoder.push(chunk, onPacket)
       if (fault !== undefined) this.fault(fault)
     }
+    // CONNACK and PINGRESP are all that comes to many a client, and then it has no decoder.
+    if ((isHandshake || chunks[0]!.length === 2) && decoder.isBlank) this.#decoder = undefined
     if (this.phase === "handshake") this.#checkFirst(chunks[0]![0]!)
     if (core.inbox.isOverfull) {
       const { maximumUnacknowledgedBytes: maximumBytes } = this.options
@@ -227,7 +224,7 @@ export class LinkState implements CommitTarget {
           this.#onPingresp()
           return undefined
         case "Disconnect":
-          this.end(toServerDisconnected(packet))
+          this.end(Handshake.toServerDisconnected(packet))
           return undefined
         case "Auth":
           return this.authenticator === undefined
@@ -282,7 +279,7 @@ export class LinkState implements CommitTarget {
   }
 
   #onConnack(packet: Packet.Connack): ProtocolFault.ProtocolFault | undefined {
-    const outcome: ConnackOutcome = onConnack(this.options, this.#plan!, packet)
+    const outcome: ConnackOutcome = Handshake.onConnack(this.options, this.#plan!, packet)
     if (this.authenticator !== undefined && (outcome._tag === "Accepted" || outcome._tag === "Discard")) {
       const failed = this.authenticator.conclude(packet.properties?.authenticationData)
       if (failed !== undefined) {
@@ -347,16 +344,16 @@ export class LinkState implements CommitTarget {
   fault(fault: ProtocolFault.ProtocolFault): void {
     if (this.phase === "over") return
     if (this.phase === "handshake" || this.#handshakeOutcome !== undefined) {
-      const reason = isOlderVersion(fault)
+      const reason = Handshake.isOlderVersion(fault)
         ? new UnsupportedProtocolVersion({
           protocolVersion: this.options.protocolVersion,
           reasonCode: fault.reasonCode
         })
-        : toProtocolError(fault)
+        : Handshake.toProtocolError(fault)
       if (this.phase === "open") this.core.close()
       this.#fail(reason, fault.reasonCode)
     } else {
-      this.end(toProtocolError(fault))
+      this.end(Handshake.toProtocolError(fault))
     }
   }
 
