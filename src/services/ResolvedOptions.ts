@@ -21,7 +21,7 @@ import { resolveEndpoints } from "./ResolvedEndpoint.ts"
 import type { ResolvedEndpoint } from "./ResolvedEndpoint.ts"
 
 export { DurationInput, firstIssue } from "./OptionSchema.ts"
-export { checkCredentials } from "./ResolvedEndpoint.ts"
+export { checkCredentials, urlOf } from "./ResolvedEndpoint.ts"
 export type { ResolvedEndpoint } from "./ResolvedEndpoint.ts"
 
 /**

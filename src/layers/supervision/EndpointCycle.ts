@@ -9,7 +9,7 @@ import { ServerReference } from "../../protocol/index.ts"
 import * as Endpoint from "../../services/Endpoint.ts"
 import type { EndpointFailure } from "../../services/MqttError.ts"
 import { noMap, ownMap } from "../../protocol/EmptyCollections.ts"
-import { change } from "../../services/ResolvedOptions.ts"
+import { change, urlOf } from "../../services/ResolvedOptions.ts"
 import type { ResolvedEndpoint, ResolvedOptions } from "../../services/ResolvedOptions.ts"
 
 /** Servers that a client lets itself be sent to, one after the other, before it gives up. */
@@ -51,7 +51,7 @@ interface Entry extends ResolvedEndpoint {
 const keyed = (endpoints: ReadonlyArray<ResolvedEndpoint>): ReadonlyArray<Entry> => {
   const counts = new Map<string, number>()
   return endpoints.map((entry) => {
-    const url = Endpoint.toUrl(entry.endpoint)
+    const url = urlOf(entry.endpoint)
     const count = counts.get(url) ?? 0
     counts.set(url, count + 1)
     return { ...entry, key: count === 0 ? url : `${url}#${count}`, url }
