@@ -57,7 +57,8 @@ export class ClientCore implements Hooks, InboxHooks {
   readonly subscriptions: Subscriptions = new Subscriptions()
   readonly events: Events = new Events()
   readonly outbox: Outbox
-  readonly inbox: Inbox
+  /** Undefined as long as nobody has asked for it. */
+  madeInbox: Inbox | undefined
   readonly outbound: Outbound = new Outbound(this)
   readonly inbound: Inbound = new Inbound(this)
   readonly publishIds: PublishIds = new PublishIds()
@@ -101,8 +102,7 @@ export class ClientCore implements Hooks, InboxHooks {
     this.#options = options
     this.#clock = clock
     this.outbox = new Outbox(options.outbox, this.outbound)
-    this.inbox = new Inbox(this.session, options, this)
-    this.subscriptions.inbox = this.inbox
+    this.subscriptions.inbox = this
     this.subscriptions.declare(options.subscriptions)
   }
 
@@ -114,6 +114,28 @@ export class ClientCore implements Hooks, InboxHooks {
   /** Sleeps by the clock of the client. */
   sleep(millis: number): Effect.Effect<void> {
     return this.#clock.sleep(Duration.millis(millis))
+  }
+
+  get inbox(): Inbox {
+    return this.madeInbox ?? this.#makeInbox()
+  }
+
+  /** A client to which nothing comes at QoS 1 or 2 has none. */
+  #makeInbox(): Inbox {
+    const inbox = new Inbox(this.session, this.#options, this)
+    this.madeInbox = inbox
+    if (this.#negotiated !== undefined) this.#beginInbox(inbox, this.#negotiated, true)
+    return inbox
+  }
+
+  #beginInbox(inbox: Inbox, { protocolVersion }: Negotiated, resumes: boolean): void {
+    const counts = protocolVersion === 5 && this.#options.onReceiveMaximumExceeded === "disconnect"
+    inbox.begin(resumes, counts ? this.#options.receiveMaximum : undefined, protocolVersion === 5)
+  }
+
+  /** QoS 1 and 2 messages that have arrived. */
+  get arrivals(): number {
+    return this.madeInbox?.arrivals ?? 0
   }
 
   get options(): ResolvedOptions {
@@ -133,9 +155,9 @@ export class ClientCore implements Hooks, InboxHooks {
       queued: this.outbox.queued,
       heldBytes: this.outbox.bytes,
       inFlight: this.session.inFlight,
-      unacknowledged: this.inbox.unacknowledged,
-      unacknowledgedBytes: this.inbox.bytes,
-      unclaimed: this.inbox.parked,
+      unacknowledged: this.madeInbox?.unacknowledged ?? 0,
+      unacknowledgedBytes: this.madeInbox?.bytes ?? 0,
+      unclaimed: this.madeInbox?.parked ?? 0,
       putAside: this.inbound.spill?.count ?? 0,
       dropped: this.#dropped,
       packetIds: this.session.ids.size
@@ -261,11 +283,11 @@ export class ClientCore implements Hooks, InboxHooks {
     this.startBatch()
     this.outbox.configure(options.outbox)
     this.#reconsiderAccepted()
-    this.inbox.configure(options)
+    this.madeInbox?.configure(options)
     this.endBatch()
     this.subscriptions.declare(options.subscriptions)
     // Which of them have a taker to wait for may have changed.
-    for (const receipt of this.inbox.claim(() => true)) this.inbound.reconsider(receipt)
+    for (const receipt of this.madeInbox?.claim(() => true) ?? []) this.inbound.reconsider(receipt)
   }
 
   /**
@@ -278,8 +300,7 @@ export class ClientCore implements Hooks, InboxHooks {
     this.#writer = writer
     this.outbound.clearPubrels()
     this.journal?.begin(resumes, this.sessionKey)
-    const counts = negotiated.protocolVersion === 5 && this.#options.onReceiveMaximumExceeded === "disconnect"
-    this.inbox.begin(resumes, counts ? this.#options.receiveMaximum : undefined, negotiated.protocolVersion === 5)
+    if (this.madeInbox !== undefined) this.#beginInbox(this.madeInbox, negotiated, resumes)
     if (resumes) this.session.resume(negotiated.sendWindow)
     else {
       this.outbound.onSessionLost(this.session.discard(negotiated.sendWindow))
@@ -309,7 +330,7 @@ export class ClientCore implements Hooks, InboxHooks {
 
   /** The connection is over. */
   close(): void {
-    if (this.#negotiated !== undefined) this.inbox.end(this.#negotiated.sessionExpiryInterval === 0)
+    if (this.#negotiated !== undefined) this.madeInbox?.end(this.#negotiated.sessionExpiryInterval === 0)
     this.#negotiated = undefined
     this.#reconsiderAccepted()
     this.#writer = undefined
@@ -477,7 +498,8 @@ export class ClientCore implements Hooks, InboxHooks {
 
   /** Whether there is something for the writer. */
   get hasOutput(): boolean {
-    return this.subscriptions.isDirty || this.inbox.hasAcks || this.outbound.hasPubrels || this.session.redelivering ||
+    return this.subscriptions.isDirty || this.madeInbox?.hasAcks === true || this.outbound.hasPubrels ||
+      this.session.redelivering ||
       this.outbox.queued > 0
   }
 
@@ -487,12 +509,17 @@ export class ClientCore implements Hooks, InboxHooks {
    */
   collect(encoder: PacketCodec.Encoder, limit: number): ProtocolFault.ProtocolFault | undefined {
     this.#encodeSubscriptions(encoder, limit)
-    const acks = this.committer === undefined ? this.inbox.takeAcks() : this.inbox.takeKeptAcks()
-    if (!encodeAcks(encoder, acks) || !this.outbound.encodePubrels(encoder)) return cannotAcknowledge
+    if (!this.#encodeAcks(encoder) || !this.outbound.encodePubrels(encoder)) return cannotAcknowledge
     const fault = this.outbound.encodeRedelivery(encoder, limit)
     if (fault !== undefined) return fault
     if (!this.session.redelivering) this.outbound.encodeNew(encoder, limit)
     return undefined
+  }
+
+  #encodeAcks(encoder: PacketCodec.Encoder): boolean {
+    const inbox = this.madeInbox
+    if (inbox === undefined) return true
+    return encodeAcks(encoder, this.committer === undefined ? inbox.takeAcks() : inbox.takeKeptAcks())
   }
 
   /**
@@ -501,12 +528,12 @@ export class ClientCore implements Hooks, InboxHooks {
    */
   collectAcks(encoder: PacketCodec.Encoder): boolean {
     if (this.committer !== undefined) return this.collectPubacks(encoder)
-    return encodeAcks(encoder, this.inbox.takeAcks()) && this.outbound.encodePubrels(encoder)
+    return this.#encodeAcks(encoder) && this.outbound.encodePubrels(encoder)
   }
 
   /** Encodes the PUBACKs that are due, of which a store keeps nothing; false if the server cannot take one. */
   collectPubacks(encoder: PacketCodec.Encoder): boolean {
-    return encodeAcks(encoder, this.inbox.takePubacks())
+    return this.madeInbox === undefined || encodeAcks(encoder, this.madeInbox.takePubacks())
   }
 
   #encodeSubscriptions(encoder: PacketCodec.Encoder, limit: number): void {

@@ -303,7 +303,7 @@ const toService = lazyService<Supervisor, MqttClientService>({
   status: ({ status }) => Effect.sync(() => status.current),
   statusChanges: ({ status }) => Stream.takeUntil(status.changes, (current) => current._tag === "Closed"),
   events: ({ core }) => core.events.stream,
-  unclaimed: ({ core }) => Effect.sync(() => core.inbox.unclaimed),
+  unclaimed: ({ core }) => Effect.sync(() => core.madeInbox?.unclaimed ?? []),
   stats: ({ core }) => Effect.sync(() => core.stats)
 })
 

@@ -180,7 +180,7 @@ export class LinkState implements CommitTarget {
     // CONNACK and PINGRESP are all that comes to many a client, and then it has no decoder.
     if ((isHandshake || chunks[0]!.length === 2) && decoder.isBlank) this.#decoder = undefined
     if (this.phase === "handshake") this.#checkFirst(chunks[0]![0]!)
-    if (core.inbox.isOverfull) {
+    if (core.madeInbox?.isOverfull === true) {
       const { maximumUnacknowledgedBytes: maximumBytes } = this.options
       this.end(new UnacknowledgedOverflow({ bytes: core.inbox.bytes, maximumBytes }))
     }

@@ -41,8 +41,8 @@ export class Inbound {
   /** Waits until consumers have made room for what the next connection will bring, where the last one brought too much. */
   get awaitRoom(): Effect.Effect<void> {
     return Effect.callback((resume) => {
-      const { inbox } = this.core
-      if (inbox.hasRoom) return resume(Effect.void)
+      const inbox = this.core.madeInbox
+      if (inbox === undefined || inbox.hasRoom) return resume(Effect.void)
       // Room comes about in the middle of a change of state, so that who waits for it runs later.
       inbox.onRoom = () => resume(Effect.yieldNow)
       return Effect.sync(() => {

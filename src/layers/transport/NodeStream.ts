@@ -42,7 +42,12 @@ export interface Wire {
 const stream = Symbol("effect-mqtt/stream")
 
 interface Owned {
-  readonly [stream]: NodeStream
+  [stream]: NodeStream
+}
+
+/** Makes room for the stream in a socket that is just made, where it takes less than later. */
+export const reserve = (socket: Net.Socket): void => {
+  ;(socket as { [stream]?: NodeStream | undefined })[stream] = undefined
 }
 
 function onData(this: Owned, chunk: Uint8Array): void {
@@ -118,12 +123,15 @@ export class NodeStream implements Connection {
     this.wire = wire ?? socket
     this.hesitates = options.hesitates ?? false
     Object.defineProperties(this, members)
-    Object.defineProperty(socket, stream, { value: this })
+    ;(socket as Partial<Owned>)[stream] = this
     socket.on("drain", onDrain as () => void)
     socket.on("error", onError as (cause: Error) => void)
     if (wire === undefined) {
       socket.on("data", onData as (chunk: Uint8Array) => void)
+      const others = socket.listeners("end")
       socket.on("end", onEnd as () => void)
+      // That of Node has later writes fail, as ours does. Two would take a list.
+      if (endpoint._tag === "Tcp" && others.length === 1) socket.off("end", others[0] as () => void)
       socket.on("close", onClose as () => void)
       // A handshake on it may have left it paused.
       if (socket.isPaused()) socket.resume()
