@@ -61,7 +61,7 @@ export class ClientCore implements Hooks, InboxHooks {
   madeInbox: Inbox | undefined
   readonly outbound: Outbound = new Outbound(this)
   readonly inbound: Inbound = new Inbound(this)
-  readonly publishIds: PublishIds = new PublishIds()
+  #publishIds: PublishIds | undefined
   /** Where changes of the session are recorded, and who keeps them; undefined without a store. */
   journal: Journal | undefined
   committer: Committer | undefined
@@ -131,6 +131,10 @@ export class ClientCore implements Hooks, InboxHooks {
   #beginInbox(inbox: Inbox, { protocolVersion }: Negotiated, resumes: boolean): void {
     const counts = protocolVersion === 5 && this.#options.onReceiveMaximumExceeded === "disconnect"
     inbox.begin(resumes, counts ? this.#options.receiveMaximum : undefined, protocolVersion === 5)
+  }
+
+  get publishIds(): PublishIds {
+    return this.#publishIds ??= new PublishIds()
   }
 
   /** QoS 1 and 2 messages that have arrived. */
@@ -367,7 +371,7 @@ export class ClientCore implements Hooks, InboxHooks {
     for (const { token } of this.session.exchanges()) {
       this.finish(token, { _tag: "Failed", reason: new PublishAbandoned({ phase: token.phase, cause }) })
     }
-    this.publishIds.abandon(cause, (entry, outcome) => this.finish(entry, outcome))
+    this.#publishIds?.abandon(cause, (entry, outcome) => this.finish(entry, outcome))
     this.subscriptions.failWaiting(cause)
     this.endBatch()
   }

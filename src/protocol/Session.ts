@@ -150,7 +150,11 @@ export type Restored<T> = Pick<Exchange<T>, "publish" | "stage" | "answer" | "to
  */
 export class Session<T> {
   /** The one space of outbound identifiers, shared by PUBLISH, SUBSCRIBE and UNSUBSCRIBE (PI-07). */
-  readonly ids: PacketId.PacketIds = PacketId.make()
+  get ids(): PacketId.PacketIds {
+    return this.#ids ??= PacketId.make()
+  }
+
+  #ids: PacketId.PacketIds | undefined
   /** Awaiting PUBACK or PUBREC, in the order of their first sending. */
   #published = noTable<OpenExchange<T>>()
   /** Awaiting PUBCOMP, in the order in which their PUBRECs came (OR-04). */
