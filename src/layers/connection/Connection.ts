@@ -71,7 +71,7 @@ const read = (link: LinkState, loop: Effect.Effect<void>, turn: number): Effect.
 }
 
 const writer = (link: LinkState): Effect.Effect<void> => {
-  const loop: Effect.Effect<void> = link.writerWake.andThen(Effect.suspend(() => write(link, loop)))
+  const loop: Effect.Effect<void> = Effect.callback((resume) => link.writerWake.take(resume, () => write(link, loop)))
   return loop
 }
 
