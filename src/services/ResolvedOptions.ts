@@ -395,7 +395,12 @@ const toOnLoss = (given: NonNullable<ClientOptions["onSessionLost"]>): ResolvedO
 })
 
 /** What holds where the options say nothing. */
-const usual: Omit<ResolvedOptions, "endpoint" | "endpoints"> = {
+const usual: Omit<ResolvedOptions, "endpoint"> = {
+  /** Of one endpoint, which the options have already. */
+  get endpoints() {
+    const { credentials, endpoint, group } = this as ResolvedOptions
+    return [{ endpoint, group, credentials }] as const
+  },
   group: undefined,
   credentials: undefined,
   order: "inOrder",
@@ -434,10 +439,16 @@ const usual: Omit<ResolvedOptions, "endpoint" | "endpoints"> = {
 }
 
 /** What is as usual is not in the options of each client, but before it, in what all have in common. */
-const overUsual = (options: ResolvedOptions): ResolvedOptions => {
-  const own = Object.entries(options).filter(([name, value]) => value !== usual[name as keyof typeof usual])
-  return Object.assign(Object.create(usual), Object.fromEntries(own))
-}
+const overUsual = (own: Partial<ResolvedOptions>): ResolvedOptions =>
+  // Defined, since `endpoints` cannot be assigned to.
+  Object.create(usual, Object.getOwnPropertyDescriptors(own)) as ResolvedOptions
+
+const unusual = (options: ResolvedOptions): Partial<ResolvedOptions> =>
+  Object.fromEntries(
+    Object.entries(options).filter(([name, value]) =>
+      name === "endpoints" ? options.endpoints.length > 1 : value !== usual[name as keyof typeof usual]
+    )
+  )
 
 /**
  * The options with changes. They are not to be spread, which would leave out what is as usual.
@@ -446,7 +457,7 @@ const overUsual = (options: ResolvedOptions): ResolvedOptions => {
  * @since 0.1.0
  */
 export const change = (options: ResolvedOptions, changes: Partial<ResolvedOptions>): ResolvedOptions =>
-  Object.assign(Object.create(usual), options, changes)
+  overUsual({ ...options, ...changes })
 
 /**
  * Checks options and fills in the defaults. Nothing of the input is changed or kept by reference, bytes excepted.
@@ -485,7 +496,7 @@ export const resolve = (options: ClientOptions): Result.Result<ResolvedOptions, 
   if (Result.isFailure(will)) return Result.fail(will.failure)
   const subscriptions = checkSubscriptions(options, version)
   if (Result.isFailure(subscriptions)) return Result.fail(subscriptions.failure)
-  return Result.succeed(overUsual({
+  return Result.succeed(overUsual(unusual({
     ...endpoints.success[0],
     endpoints: endpoints.success,
     order: options.failover?.order ?? usual.order,
@@ -525,5 +536,5 @@ export const resolve = (options: ClientOptions): Result.Result<ResolvedOptions, 
     onSessionLost: options.onSessionLost === undefined ? usual.onSessionLost : toOnLoss(options.onSessionLost),
     subscriptions: subscriptions.success,
     willOnFailure: options.willOnFailure ?? usual.willOnFailure
-  }))
+  })))
 }

@@ -149,7 +149,7 @@ export class EndpointCycle {
     if (
       options.endpoint === candidate.endpoint && options.group === group && options.credentials === credentials
     ) return options
-    return change(options, { endpoint: candidate.endpoint, group, credentials })
+    return change(options, { endpoints: options.endpoints, endpoint: candidate.endpoint, group, credentials })
   }
 
   /** A new round begins; with `stays`, at the endpoint that was connected last. */
