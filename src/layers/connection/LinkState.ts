@@ -171,10 +171,9 @@ export class LinkState implements CommitTarget {
     const foreign = isFirst ? Handshake.foreignFault(chunks[0]!) : undefined
     if (foreign !== undefined) this.fault(foreign)
     const decoder = this.#decoder ??= PacketCodec.makeDecoder(Handshake.toDecoderOptions(this.options))
-    const onPacket = (packet: Packet.ServerPacket) => this.#onPacket(packet)
     for (const chunk of chunks) {
       if (this.phase === "over") break
-      const fault = decoder.push(chunk, onPacket)
+      const fault = decoder.push(chunk, this.#onPacket)
       if (fault !== undefined) this.fault(fault)
     }
     // CONNACK and PINGRESP are all that comes to many a client, and then it has no decoder.
@@ -208,7 +207,7 @@ export class LinkState implements CommitTarget {
     }
   }
 
-  #onPacket(packet: Packet.ServerPacket): ProtocolFault.ProtocolFault | undefined {
+  readonly #onPacket = (packet: Packet.ServerPacket): ProtocolFault.ProtocolFault | undefined => {
     if (this.phase === "open") {
       switch (packet._tag) {
         case "Publish":

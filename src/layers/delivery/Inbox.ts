@@ -79,6 +79,8 @@ export class Inbox {
   readonly #session: Session<unknown>
   readonly #hooks: InboxHooks
   #options: InboxOptions
+  /** Of the options, apart, since it is asked for with every message. */
+  #maximumBytes: number
   /** Counts up with every connection. */
   #generation = 0
   /** The first connection of the present session. */
@@ -115,11 +117,13 @@ export class Inbox {
   constructor(session: Session<unknown>, options: InboxOptions, hooks: InboxHooks) {
     this.#session = session
     this.#options = options
+    this.#maximumBytes = options.maximumUnacknowledgedBytes
     this.#hooks = hooks
   }
 
   configure(options: InboxOptions): void {
     this.#options = options
+    this.#maximumBytes = options.maximumUnacknowledgedBytes
   }
 
   /** QoS 1 and 2 messages that have arrived. */
@@ -157,7 +161,7 @@ export class Inbox {
 
   /** Whether there is no reason to wait before the next connection. */
   get hasRoom(): boolean {
-    return !this.#isOverfull || this.#bytes * 2 < this.#options.maximumUnacknowledgedBytes
+    return !this.#isOverfull || this.#bytes * 2 < this.#maximumBytes
   }
 
   get hasAcks(): boolean {
@@ -396,7 +400,7 @@ export class Inbox {
   #hasRoomFor(packet: Publish): boolean {
     if (this.#isOverfull) return this.#refuse(packet)
     // What is larger than the limit by itself is taken where there is nothing else, since it would never be otherwise.
-    if (this.#bytes === 0 || this.#bytes + sizeOf(packet) <= this.#options.maximumUnacknowledgedBytes) return true
+    if (this.#bytes === 0 || this.#bytes + sizeOf(packet) <= this.#maximumBytes) return true
     this.#isOverfull = true
     return this.#refuse(packet)
   }
