@@ -122,6 +122,8 @@ const makeMany = (count: number) =>
 
 const idle = Effect.gen(function*() {
   const first = yield* makeMany(idleWarmup)
+  // What is still under way of them is none of the others'.
+  yield* Effect.sleep("500 millis")
   const before = usedBytes()
   const residentBefore = process.memoryUsage.rss()
   const begin = performance.now()

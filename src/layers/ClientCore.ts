@@ -40,6 +40,11 @@ import { Subscriptions } from "./subscriptions/Subscriptions.ts"
 
 type Resume = NonNullable<Entry["resume"]>
 
+/** The connection, which writes what there is. */
+interface Writer {
+  readonly wakeWriter: () => void
+}
+
 /** Waits for what was taken to be gone. */
 interface Waiter {
   readonly isDone: () => boolean
@@ -52,10 +57,11 @@ export class ClientCore implements Hooks, InboxHooks {
   readonly subscriptions: Subscriptions = new Subscriptions()
   readonly events: Events = new Events()
   readonly outbox: Outbox
-  readonly inbox: Inbox
+  /** Undefined as long as nobody has asked for it. */
+  madeInbox: Inbox | undefined
   readonly outbound: Outbound = new Outbound(this)
   readonly inbound: Inbound = new Inbound(this)
-  readonly publishIds: PublishIds = new PublishIds()
+  #publishIds: PublishIds | undefined
   /** Where changes of the session are recorded, and who keeps them; undefined without a store. */
   journal: Journal | undefined
   committer: Committer | undefined
@@ -66,7 +72,7 @@ export class ClientCore implements Hooks, InboxHooks {
   #negotiated: Negotiated | undefined
   /** Behind which packet identifier those of an adopted session begin; undefined once they have. */
   adoptedAfter: number | undefined
-  #wakeWriter: (() => void) | undefined
+  #writer: Writer | undefined
   /**
    * Whether a CONNECT that asked for our session went without an answer. A server that had lost the session has made a new
    * one for it, which it then says is present.
@@ -96,8 +102,7 @@ export class ClientCore implements Hooks, InboxHooks {
     this.#options = options
     this.#clock = clock
     this.outbox = new Outbox(options.outbox, this.outbound)
-    this.inbox = new Inbox(this.session, options, this)
-    this.subscriptions.inbox = this.inbox
+    this.subscriptions.inbox = this
     this.subscriptions.declare(options.subscriptions)
   }
 
@@ -109,6 +114,32 @@ export class ClientCore implements Hooks, InboxHooks {
   /** Sleeps by the clock of the client. */
   sleep(millis: number): Effect.Effect<void> {
     return this.#clock.sleep(Duration.millis(millis))
+  }
+
+  get inbox(): Inbox {
+    return this.madeInbox ?? this.#makeInbox()
+  }
+
+  /** A client to which nothing comes at QoS 1 or 2 has none. */
+  #makeInbox(): Inbox {
+    const inbox = new Inbox(this.session, this.#options, this)
+    this.madeInbox = inbox
+    if (this.#negotiated !== undefined) this.#beginInbox(inbox, this.#negotiated, true)
+    return inbox
+  }
+
+  #beginInbox(inbox: Inbox, { protocolVersion }: Negotiated, resumes: boolean): void {
+    const counts = protocolVersion === 5 && this.#options.onReceiveMaximumExceeded === "disconnect"
+    inbox.begin(resumes, counts ? this.#options.receiveMaximum : undefined, protocolVersion === 5)
+  }
+
+  get publishIds(): PublishIds {
+    return this.#publishIds ??= new PublishIds()
+  }
+
+  /** QoS 1 and 2 messages that have arrived. */
+  get arrivals(): number {
+    return this.madeInbox?.arrivals ?? 0
   }
 
   get options(): ResolvedOptions {
@@ -128,9 +159,9 @@ export class ClientCore implements Hooks, InboxHooks {
       queued: this.outbox.queued,
       heldBytes: this.outbox.bytes,
       inFlight: this.session.inFlight,
-      unacknowledged: this.inbox.unacknowledged,
-      unacknowledgedBytes: this.inbox.bytes,
-      unclaimed: this.inbox.parked,
+      unacknowledged: this.madeInbox?.unacknowledged ?? 0,
+      unacknowledgedBytes: this.madeInbox?.bytes ?? 0,
+      unclaimed: this.madeInbox?.parked ?? 0,
       putAside: this.inbound.spill?.count ?? 0,
       dropped: this.#dropped,
       packetIds: this.session.ids.size
@@ -162,7 +193,7 @@ export class ClientCore implements Hooks, InboxHooks {
   }
 
   wakeWriter(): void {
-    this.#wakeWriter?.()
+    this.#writer?.wakeWriter()
   }
 
   /** Starts a fiber that is needed only now, once the present change of state is over; what starts it has to end it. */
@@ -261,25 +292,24 @@ export class ClientCore implements Hooks, InboxHooks {
     this.startBatch()
     this.outbox.configure(options.outbox)
     this.#reconsiderAccepted()
-    this.inbox.configure(options)
+    this.madeInbox?.configure(options)
     this.endBatch()
     this.subscriptions.declare(options.subscriptions)
     // Which of them have a taker to wait for may have changed.
-    for (const receipt of this.inbox.claim(() => true)) this.inbound.reconsider(receipt)
+    for (const receipt of this.madeInbox?.claim(() => true) ?? []) this.inbound.reconsider(receipt)
   }
 
   /**
    * CONNACK was accepted. Decides what becomes of the session before anything else of the connection is looked at (SS-11).
    * `resumes`: the server has the session that our state belongs to; `isInDoubt`: or one that it made for an earlier CONNECT.
    */
-  open(negotiated: Negotiated, resumes: boolean, wakeWriter: () => void, isInDoubt = false): void {
+  open(negotiated: Negotiated, resumes: boolean, writer: Writer, isInDoubt = false): void {
     this.#negotiated = negotiated
     this.#reconsiderAccepted()
-    this.#wakeWriter = wakeWriter
+    this.#writer = writer
     this.outbound.clearPubrels()
     this.journal?.begin(resumes, this.sessionKey)
-    const counts = negotiated.protocolVersion === 5 && this.#options.onReceiveMaximumExceeded === "disconnect"
-    this.inbox.begin(resumes, counts ? this.#options.receiveMaximum : Infinity, negotiated.protocolVersion === 5)
+    if (this.madeInbox !== undefined) this.#beginInbox(this.madeInbox, negotiated, resumes)
     if (resumes) this.session.resume(negotiated.sendWindow)
     else {
       this.outbound.onSessionLost(this.session.discard(negotiated.sendWindow))
@@ -293,7 +323,7 @@ export class ClientCore implements Hooks, InboxHooks {
       this.#options.subscriptionIdentifiers
     )
     if (filters.length > 0) this.events.emit({ _tag: "Resubscribed", filters })
-    wakeWriter()
+    writer.wakeWriter()
     this.#slow?.wake()
   }
 
@@ -309,10 +339,10 @@ export class ClientCore implements Hooks, InboxHooks {
 
   /** The connection is over. */
   close(): void {
-    if (this.#negotiated !== undefined) this.inbox.end(this.#negotiated.sessionExpiryInterval === 0)
+    if (this.#negotiated !== undefined) this.madeInbox?.end(this.#negotiated.sessionExpiryInterval === 0)
     this.#negotiated = undefined
     this.#reconsiderAccepted()
-    this.#wakeWriter = undefined
+    this.#writer = undefined
     // What the socket had not taken is lost with it, and nobody waits for it any more.
     this.writing = false
     if (this.committer !== undefined) this.committer.target = undefined
@@ -346,7 +376,7 @@ export class ClientCore implements Hooks, InboxHooks {
     for (const { token } of this.session.exchanges()) {
       this.finish(token, { _tag: "Failed", reason: new PublishAbandoned({ phase: token.phase, cause }) })
     }
-    this.publishIds.abandon(cause, (entry, outcome) => this.finish(entry, outcome))
+    this.#publishIds?.abandon(cause, (entry, outcome) => this.finish(entry, outcome))
     this.subscriptions.failWaiting(cause)
     this.endBatch()
   }
@@ -477,7 +507,8 @@ export class ClientCore implements Hooks, InboxHooks {
 
   /** Whether there is something for the writer. */
   get hasOutput(): boolean {
-    return this.subscriptions.isDirty || this.inbox.hasAcks || this.outbound.hasPubrels || this.session.redelivering ||
+    return this.subscriptions.isDirty || this.madeInbox?.hasAcks === true || this.outbound.hasPubrels ||
+      this.session.redelivering ||
       this.outbox.queued > 0
   }
 
@@ -487,12 +518,17 @@ export class ClientCore implements Hooks, InboxHooks {
    */
   collect(encoder: PacketCodec.Encoder, limit: number): ProtocolFault.ProtocolFault | undefined {
     this.#encodeSubscriptions(encoder, limit)
-    const acks = this.committer === undefined ? this.inbox.takeAcks() : this.inbox.takeKeptAcks()
-    if (!encodeAcks(encoder, acks) || !this.outbound.encodePubrels(encoder)) return cannotAcknowledge
+    if (!this.#encodeAcks(encoder) || !this.outbound.encodePubrels(encoder)) return cannotAcknowledge
     const fault = this.outbound.encodeRedelivery(encoder, limit)
     if (fault !== undefined) return fault
     if (!this.session.redelivering) this.outbound.encodeNew(encoder, limit)
     return undefined
+  }
+
+  #encodeAcks(encoder: PacketCodec.Encoder): boolean {
+    const inbox = this.madeInbox
+    if (inbox === undefined) return true
+    return encodeAcks(encoder, this.committer === undefined ? inbox.takeAcks() : inbox.takeKeptAcks())
   }
 
   /**
@@ -501,12 +537,12 @@ export class ClientCore implements Hooks, InboxHooks {
    */
   collectAcks(encoder: PacketCodec.Encoder): boolean {
     if (this.committer !== undefined) return this.collectPubacks(encoder)
-    return encodeAcks(encoder, this.inbox.takeAcks()) && this.outbound.encodePubrels(encoder)
+    return this.#encodeAcks(encoder) && this.outbound.encodePubrels(encoder)
   }
 
   /** Encodes the PUBACKs that are due, of which a store keeps nothing; false if the server cannot take one. */
   collectPubacks(encoder: PacketCodec.Encoder): boolean {
-    return encodeAcks(encoder, this.inbox.takePubacks())
+    return this.madeInbox === undefined || encodeAcks(encoder, this.madeInbox.takePubacks())
   }
 
   #encodeSubscriptions(encoder: PacketCodec.Encoder, limit: number): void {

@@ -89,19 +89,52 @@ const makeFrom = (
   resolved: ResolvedOptions,
   evaluationMillis: number
 ): Effect.Effect<MqttClientService, ConnectError, Transport | Scope.Scope> =>
-  Effect.flatMap(Effect.flatMap(Effect.scope, Scope.fork), (scope) =>
-    // What failed leaves nothing in the user's scope, which may live on and see many tries. It is given as a value, so that
-    // all fibers of the client have the services of this one.
-    Effect.onExit(build(scope, source, initial, resolved, evaluationMillis), (exit) =>
-      Exit.isFailure(exit) ? Scope.close(scope, exit) : Effect.void))
+  Effect.flatMap(Effect.scope, (scope) =>
+    Effect.flatMap(Scope.fork(scope), (own) => {
+      const building = new Building()
+      return Effect.map(
+        // What failed leaves nothing in the user's scope, which may live on and see many tries. It is given as a value, so
+        // that all fibers of the client have the services of this one.
+        Effect.onExit(build(own, building, source, initial, resolved, evaluationMillis), (exit) =>
+          Exit.isFailure(exit) ? Scope.close(own, exit) : building.settle(scope, own)),
+        toService
+      )
+    }))
+
+/**
+ * Who ends a client: while it is built the scope of that, and then, unless there is more in it, the user's, since a scope takes
+ * 0.25 KB.
+ */
+class Building {
+  #supervisor: Supervisor | undefined
+
+  /** The client begins. */
+  begin(own: Scope.Scope, supervisor: Supervisor): Effect.Effect<void> {
+    this.#supervisor = supervisor
+    return Scope.addFinalizerExit(
+      own,
+      (exit) => this.#supervisor === undefined ? Effect.void : close(this.#supervisor, Exit.isFailure(exit))
+    )
+  }
+
+  /** The client is built. */
+  settle(scope: Scope.Scope, own: Scope.Closeable): Effect.Effect<void> {
+    const supervisor = this.#supervisor!
+    // The store is in it, too, and closes behind the client.
+    if (supervisor.core.committer !== undefined) return Effect.void
+    this.#supervisor = undefined
+    return Effect.andThen(addClose(scope, supervisor), Scope.close(own, Exit.void))
+  }
+}
 
 const build = Effect.fnUntraced(function*(
   scope: Scope.Scope,
+  building: Building,
   source: OptionsSource,
   initial: ClientOptions,
   resolved: ResolvedOptions,
   evaluationMillis: number
-): Effect.fn.Return<MqttClientService, ConnectError, Transport> {
+): Effect.fn.Return<Supervisor, ConnectError, Transport> {
   const core = new ClientCore(resolved, yield* Clock.Clock)
   const store = yield* SessionStore
   // Before anything can be parked or held back, which is what fibers are started for.
@@ -133,11 +166,11 @@ const build = Effect.fnUntraced(function*(
     random
   })
   // No interruption comes between, which would leave behind what nobody ends.
-  yield* Effect.uninterruptible(Effect.andThen(supervisor.start, addClose(scope, supervisor)))
+  yield* Effect.uninterruptible(Effect.andThen(supervisor.start, building.begin(scope, supervisor)))
   if (first !== undefined) {
     yield* Effect.catchTag(Deferred.await(first), "ClientClosed", () => Effect.interrupt)
   }
-  return toService(supervisor)
+  return supervisor
 })
 
 /** Opens the store of the session, and has what changes in it kept until the client is closed. */
@@ -270,7 +303,7 @@ const toService = lazyService<Supervisor, MqttClientService>({
   status: ({ status }) => Effect.sync(() => status.current),
   statusChanges: ({ status }) => Stream.takeUntil(status.changes, (current) => current._tag === "Closed"),
   events: ({ core }) => core.events.stream,
-  unclaimed: ({ core }) => Effect.sync(() => core.inbox.unclaimed),
+  unclaimed: ({ core }) => Effect.sync(() => core.madeInbox?.unclaimed ?? []),
   stats: ({ core }) => Effect.sync(() => core.stats)
 })
 

@@ -30,7 +30,7 @@ export class Signal {
   #isScheduled = false
   #taker: ((effect: Effect.Effect<never>) => void) | undefined
   /** What the taker goes on with. */
-  #next: Effect.Effect<never> | undefined
+  #next: (() => Effect.Effect<never>) | undefined
 
   constructor(scheduler: Scheduler.Scheduler) {
     this.scheduler = scheduler
@@ -60,7 +60,7 @@ export class Signal {
     if (taker === undefined || !this.#isSet) return
     this.#isSet = false
     this.#taker = undefined
-    taker(this.#next!)
+    taker(Effect.suspend(this.#next!))
   }
 
   /**
@@ -68,15 +68,18 @@ export class Signal {
    * second fiber that waits takes the place of the first.
    */
   andThen<A, E>(next: Effect.Effect<A, E>): Effect.Effect<A, E> {
-    return Effect.callback((resume) => {
-      if (this.#isSet) {
-        this.#isSet = false
-        resume(next)
-      } else {
-        // One that is interrupted stays here, and is none the wiser when it is woken: that wake-up was for it alone.
-        this.#taker = resume
-        this.#next = next as Effect.Effect<never>
-      }
-    })
+    return Effect.callback((resume) => this.take(resume, () => next))
+  }
+
+  /** The same for a fiber that waits already, and goes on by `resume`. */
+  take<A, E>(resume: (effect: Effect.Effect<A, E>) => void, next: () => Effect.Effect<A, E>): void {
+    if (this.#isSet) {
+      this.#isSet = false
+      resume(Effect.suspend(next))
+    } else {
+      // One that is interrupted stays here, and is none the wiser when it is woken: that wake-up was for it alone.
+      this.#taker = resume
+      this.#next = next as () => Effect.Effect<never>
+    }
   }
 }

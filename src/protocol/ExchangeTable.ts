@@ -102,6 +102,7 @@ export class ExchangeTable<A extends Linked<A>> {
   }
 
   private grow(): void {
+    if (this as unknown === none) throw new Error("this table is shared by all who have none: add to one of your own")
     const length = Math.max(smallest, this.places.length * 2)
     this.places = Array.from({ length }, () => undefined)
     this.mask = length - 1
@@ -109,3 +110,22 @@ export class ExchangeTable<A extends Linked<A>> {
     for (const item of this.values()) this.place(item)
   }
 }
+
+const none = new ExchangeTable<never>()
+
+/**
+ * A table without anything in it that all share, as those of `EmptyCollections`.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const noTable = <A extends Linked<A>>(): ExchangeTable<A> => none as unknown as ExchangeTable<A>
+
+/**
+ * The table itself, or a new one if it is that of all who have none.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const ownTable = <A extends Linked<A>>(self: ExchangeTable<A>): ExchangeTable<A> =>
+  self as unknown === none ? new ExchangeTable<A>() : self

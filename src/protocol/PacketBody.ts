@@ -146,8 +146,9 @@ export class PacketBody {
   private words: DataView = noWords
   private topics: StringCache | undefined = undefined
   private aliases: Map<number, string> | undefined = undefined
-  /** Where PUBLISH packets are one object that is filled anew. */
-  private readonly reused: Writable<Publish & Noted> | undefined
+  /** Whether PUBLISH packets are one object that is filled anew, and the object once there is one. */
+  private readonly reuses: boolean
+  private reused: Writable<Publish & Noted> | undefined = undefined
 
   constructor(
     options: PacketReaderOptions & {
@@ -156,15 +157,18 @@ export class PacketBody {
     }
   ) {
     this.version = options.protocolVersion
-    this.reused = options.reusesPublish === true
-      ? { ...PublishPacket.make(false, 0, false, "", 0, noBytes, undefined), note: undefined }
-      : undefined
+    this.reuses = options.reusesPublish === true
     this.reader = new PacketReader(options)
   }
 
   /** What the last packet broke. */
   get fault(): ProtocolFault.ProtocolFault | undefined {
     return this.reader.fault
+  }
+
+  /** Whether no topic was seen. */
+  get isBlank(): boolean {
+    return this.topics === undefined && this.aliases === undefined
   }
 
   /** Decodes from these bytes from now on. */
@@ -276,7 +280,10 @@ export class PacketBody {
     const retain = (first & 0x01) !== 0
     const payload = this.reader.view(position, end)
     if (reused === undefined) {
-      return PublishPacket.make(dup, qos as QoS, retain, topic, packetId, payload, properties)
+      const packet = PublishPacket.make(dup, qos as QoS, retain, topic, packetId, payload, properties)
+      if (!this.reuses) return packet
+      this.reused = { ...packet, note }
+      return this.reused
     }
     reused.dup = dup
     reused.qos = qos as QoS

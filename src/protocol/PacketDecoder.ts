@@ -61,6 +61,8 @@ export interface Decoder {
     chunk: Uint8Array,
     onPacket: (packet: ServerPacket) => ProtocolFault.ProtocolFault | undefined
   ) => ProtocolFault.ProtocolFault | undefined
+  /** Whether a new decoder would do as well from here on: nothing is begun, nothing has failed and no topic was seen. */
+  readonly isBlank: boolean
 }
 
 /**
@@ -147,6 +149,10 @@ class PacketDecoder implements Decoder {
     const position = this.headSize === 0 ? 0 : this.resume(bytes, onPacket)
     if (this.fault === undefined && position < bytes.length) this.frames(bytes, position, onPacket)
     return this.fault
+  }
+
+  get isBlank(): boolean {
+    return this.fault === undefined && this.headSize === 0 && this.packets.isBlank
   }
 
   /** Decodes the frames that begin in this chunk, in place, and keeps the part of the last that is not complete. */

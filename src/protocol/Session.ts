@@ -14,7 +14,7 @@
  */
 import { noArray, noMap, ownMap } from "./EmptyCollections.ts"
 import type { Publish, PublishProperties, Pubrel } from "./Packet.ts"
-import { ExchangeTable } from "./ExchangeTable.ts"
+import { noTable, ownTable } from "./ExchangeTable.ts"
 import type { Linked } from "./ExchangeTable.ts"
 import * as PacketId from "./PacketId.ts"
 import type { ProtocolFault } from "./ProtocolFault.ts"
@@ -150,11 +150,15 @@ export type Restored<T> = Pick<Exchange<T>, "publish" | "stage" | "answer" | "to
  */
 export class Session<T> {
   /** The one space of outbound identifiers, shared by PUBLISH, SUBSCRIBE and UNSUBSCRIBE (PI-07). */
-  readonly ids: PacketId.PacketIds = PacketId.make()
+  get ids(): PacketId.PacketIds {
+    return this.#ids ??= PacketId.make()
+  }
+
+  #ids: PacketId.PacketIds | undefined
   /** Awaiting PUBACK or PUBREC, in the order of their first sending. */
-  readonly #published = new ExchangeTable<OpenExchange<T>>()
+  #published = noTable<OpenExchange<T>>()
   /** Awaiting PUBCOMP, in the order in which their PUBRECs came (OR-04). */
-  readonly #released = new ExchangeTable<OpenExchange<T>>()
+  #released = noTable<OpenExchange<T>>()
   /** Inbound QoS 2 identifiers before PUBREL: false until PUBREC was sent, then true. */
   #inbound = noMap<number, boolean>()
   /** What a resumed connection has still to send again, in order. */
@@ -216,8 +220,8 @@ export class Session<T> {
       exchange.stage = stage
       exchange.counted = false
       exchange.answer = answer
-      const table = stage === "published" ? this.#published : this.#released
-      table.add(exchange)
+      if (stage === "published") this.#addPublished(exchange)
+      else this.#addReleased(exchange)
     }
     for (const packetId of inbound) this.#inbound = ownMap(this.#inbound).set(packetId, true)
     return rest
@@ -308,9 +312,19 @@ export class Session<T> {
     if (this.quota <= 0) return undefined
     const packetId = this.ids.next()
     if (packetId === undefined) return undefined
-    this.#published.add(new OpenExchange(packetId, message, properties, token))
+    this.#addPublished(new OpenExchange(packetId, message, properties, token))
     this.#counted++
     return packetId
+  }
+
+  #addPublished(exchange: OpenExchange<T>): void {
+    this.#published = ownTable(this.#published)
+    this.#published.add(exchange)
+  }
+
+  #addReleased(exchange: OpenExchange<T>): void {
+    this.#released = ownTable(this.#released)
+    this.#released.add(exchange)
   }
 
   /** Takes back an exchange of which no byte was written. */
@@ -339,7 +353,7 @@ export class Session<T> {
     if (exchange === undefined || exchange.qos !== 2 || !exchange.counted) return undefined
     this.#published.delete(exchange)
     exchange.stage = "released"
-    this.#released.add(exchange)
+    this.#addReleased(exchange)
     return exchange.token
   }
 
@@ -369,7 +383,7 @@ export class Session<T> {
     this.#published.delete(exchange)
     exchange.stage = "released"
     exchange.answer = reasonCode
-    this.#released.add(exchange)
+    this.#addReleased(exchange)
     return { _tag: "Release", packet: pubrel(packetId, 0) }
   }
 

@@ -114,10 +114,30 @@ const copyCredentials = (
     ? Result.succeed(credentials)
     : Result.map(checkCredentials(credentials, version, option), (checked) => ({ ...checked }))
 
+/** The endpoint that was given last by its URL, which many clients of one broker share, and its URL as we write it. */
+let shared: { readonly given: string; readonly endpoint: Endpoint.Endpoint; readonly url: string } | undefined
+
+const fromUrl = (given: string, option: string): Result.Result<Endpoint.Endpoint, InvalidOptions> => {
+  if (given === shared?.given) return Result.succeed(shared.endpoint)
+  const parsed = Result.mapError(Endpoint.fromUrl(given), (problem) => new InvalidOptions({ option, problem }))
+  if (Result.isFailure(parsed)) return parsed
+  const endpoint = parsed.success
+  // The others may have a secret in them, which is not to outlive its client.
+  if (endpoint._tag === "Tcp" || endpoint._tag === "Tls") shared = { given, endpoint, url: Endpoint.toUrl(endpoint) }
+  return parsed
+}
+
+/**
+ * The endpoint in URL form; the same string for all who share the endpoint.
+ *
+ * @category destructors
+ * @since 0.1.0
+ */
+export const urlOf = (endpoint: Endpoint.Endpoint): string =>
+  endpoint === shared?.endpoint ? shared.url : Endpoint.toUrl(endpoint)
+
 const resolveEndpoint = (input: unknown, option: string): Result.Result<Endpoint.Endpoint, InvalidOptions> => {
-  if (typeof input === "string") {
-    return Result.mapError(Endpoint.fromUrl(input), (problem) => new InvalidOptions({ option, problem }))
-  }
+  if (typeof input === "string") return fromUrl(input, option)
   const decoded = decodeEndpoint(input)
   // A copy, to its depth.
   if (Result.isSuccess(decoded)) return Result.succeed(decoded.success)

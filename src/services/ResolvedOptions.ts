@@ -21,7 +21,7 @@ import { resolveEndpoints } from "./ResolvedEndpoint.ts"
 import type { ResolvedEndpoint } from "./ResolvedEndpoint.ts"
 
 export { DurationInput, firstIssue } from "./OptionSchema.ts"
-export { checkCredentials } from "./ResolvedEndpoint.ts"
+export { checkCredentials, urlOf } from "./ResolvedEndpoint.ts"
 export type { ResolvedEndpoint } from "./ResolvedEndpoint.ts"
 
 /**
@@ -223,7 +223,7 @@ const checkSubscriptions = (
   options: ClientOptions,
   version: ProtocolVersion
 ): Result.Result<ReadonlyArray<SubscriptionRequest>, InvalidOptions> => {
-  if (options.subscriptions === undefined) return Result.succeed(noRequests)
+  if (options.subscriptions === undefined) return Result.succeed(usual.subscriptions)
   const requests: Array<SubscriptionRequest> = []
   for (const [index, subscription] of options.subscriptions.entries()) {
     const request = toSubscriptionRequest(subscription.filter, subscription)
@@ -313,17 +313,8 @@ export const checkSubscribeOptions = (
   return { field: path === "" ? "options" : path, problem }
 }
 
-// What most options leave out is the same for all of them.
-const noPairs: UserProperties = Object.freeze([])
-const noRequests: ReadonlyArray<SubscriptionRequest> = Object.freeze([])
-const noRefresh: ResolvedOptions["refresh"] = {
-  beforeMillis: undefined,
-  jitterMillis: undefined,
-  everyMillis: undefined
-}
-
-const copyPairs = (pairs: UserProperties | undefined): UserProperties =>
-  pairs === undefined ? noPairs : pairs.map(([name, value]) => [name, value])
+const copyPairs = (pairs: UserProperties | undefined): UserProperties | undefined =>
+  pairs?.map(([name, value]) => [name, value])
 
 const decodeDisconnectOptions = Schema.decodeUnknownResult(
   Schema.Struct({
@@ -403,9 +394,70 @@ const toOnLoss = (given: NonNullable<ClientOptions["onSessionLost"]>): ResolvedO
   qos2: given.qos2 ?? "fail"
 })
 
-const usualReconnect = toReconnect({})
-const usualOutbox = toOutbox({})
-const usualOnLoss = toOnLoss({})
+/** What holds where the options say nothing. */
+const usual: Omit<ResolvedOptions, "endpoint"> = {
+  /** Of one endpoint, which the options have already. */
+  get endpoints() {
+    const { credentials, endpoint, group } = this as ResolvedOptions
+    return [{ endpoint, group, credentials }] as const
+  },
+  group: undefined,
+  credentials: undefined,
+  order: "inOrder",
+  afterLoss: "sticky",
+  redirect: "ignore",
+  authentication: undefined,
+  refresh: { beforeMillis: undefined, jitterMillis: undefined, everyMillis: undefined },
+  protocolVersion: 5,
+  clientId: undefined,
+  cleanStart: true,
+  sessionExpiry: 0,
+  foreignSession: "adopt",
+  keepAlive: 60,
+  pingTimeoutMillis: undefined,
+  connectTimeoutMillis: 10_000,
+  disconnectTimeoutMillis: 2_000,
+  drainTimeoutMillis: 5_000,
+  will: undefined,
+  receiveMaximum: 256,
+  onReceiveMaximumExceeded: "disconnect",
+  maximumUnacknowledgedBytes: 64 * 1024 * 1024,
+  unclaimed: "ack",
+  sendMaximum: 1_000,
+  maximumPacketSize: 16 * 1024 * 1024,
+  topicAliasMaximum: 0,
+  subscriptionIdentifiers: true,
+  requestResponseInformation: false,
+  requestProblemInformation: true,
+  userProperties: Object.freeze([]),
+  reconnect: toReconnect({}),
+  firstConnect: "fail",
+  outbox: toOutbox({}),
+  onSessionLost: toOnLoss({}),
+  subscriptions: Object.freeze([]),
+  willOnFailure: false
+}
+
+/** What is as usual is not in the options of each client, but before it, in what all have in common. */
+const overUsual = (own: Partial<ResolvedOptions>): ResolvedOptions =>
+  // Defined, since `endpoints` cannot be assigned to.
+  Object.create(usual, Object.getOwnPropertyDescriptors(own)) as ResolvedOptions
+
+const unusual = (options: ResolvedOptions): Partial<ResolvedOptions> =>
+  Object.fromEntries(
+    Object.entries(options).filter(([name, value]) =>
+      name === "endpoints" ? options.endpoints.length > 1 : value !== usual[name as keyof typeof usual]
+    )
+  )
+
+/**
+ * The options with changes. They are not to be spread, which would leave out what is as usual.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const change = (options: ResolvedOptions, changes: Partial<ResolvedOptions>): ResolvedOptions =>
+  overUsual({ ...options, ...changes })
 
 /**
  * Checks options and fills in the defaults. Nothing of the input is changed or kept by reference, bytes excepted.
@@ -419,19 +471,19 @@ export const resolve = (options: ClientOptions): Result.Result<ResolvedOptions, 
     const { path, problem } = firstIssue(decoded.failure.issue)
     return invalid(path === "" ? "options" : path, problem)
   }
-  const version = options.protocolVersion ?? 5
+  const version = options.protocolVersion ?? usual.protocolVersion
   if (options.authentication !== undefined && version === 4) {
     return invalid("authentication", "MQTT 3.1.1 has no enhanced authentication")
   }
   const endpoints = resolveEndpoints(options, version)
   if (Result.isFailure(endpoints)) return Result.fail(endpoints.failure)
 
-  const keepAlive = Math.ceil(millis(options.keepAlive, 60_000) / 1000)
+  const keepAlive = Math.ceil(millis(options.keepAlive, usual.keepAlive * 1000) / 1000)
   if (keepAlive > 65535) return invalid("keepAlive", "longer than 65,535 seconds (18 h 12 min 15 s)")
   for (const name of ["pingTimeout", "connectTimeout"] as const) {
     if (options[name] !== undefined && millis(options[name], 0) <= 0) return invalid(name, "must be longer than 0")
   }
-  const cleanStart = options.cleanStart ?? true
+  const cleanStart = options.cleanStart ?? usual.cleanStart
   const sessionExpiry = expirySeconds(options.sessionExpiry)
   const clean = sessionExpiry === 0 && cleanStart
   if (options.clientId === "" && version === 4 && !clean) {
@@ -444,14 +496,14 @@ export const resolve = (options: ClientOptions): Result.Result<ResolvedOptions, 
   if (Result.isFailure(will)) return Result.fail(will.failure)
   const subscriptions = checkSubscriptions(options, version)
   if (Result.isFailure(subscriptions)) return Result.fail(subscriptions.failure)
-  return Result.succeed({
+  return Result.succeed(overUsual(unusual({
     ...endpoints.success[0],
     endpoints: endpoints.success,
-    order: options.failover?.order ?? "inOrder",
-    afterLoss: options.failover?.afterLoss ?? "sticky",
-    redirect: options.redirect ?? "ignore",
+    order: options.failover?.order ?? usual.order,
+    afterLoss: options.failover?.afterLoss ?? usual.afterLoss,
+    redirect: options.redirect ?? usual.redirect,
     authentication: options.authentication === undefined ? undefined : { ...options.authentication },
-    refresh: options.refresh === undefined ? noRefresh : {
+    refresh: options.refresh === undefined ? usual.refresh : {
       beforeMillis: options.refresh.before === undefined ? undefined : millis(options.refresh.before, 0),
       jitterMillis: options.refresh.jitter === undefined ? undefined : millis(options.refresh.jitter, 0),
       everyMillis: options.refresh.every === undefined ? undefined : millis(options.refresh.every, 0)
@@ -460,29 +512,29 @@ export const resolve = (options: ClientOptions): Result.Result<ResolvedOptions, 
     clientId: options.clientId,
     cleanStart,
     sessionExpiry,
-    foreignSession: options.foreignSession ?? "adopt",
+    foreignSession: options.foreignSession ?? usual.foreignSession,
     keepAlive,
     pingTimeoutMillis: options.pingTimeout === undefined ? undefined : millis(options.pingTimeout, 0),
-    connectTimeoutMillis: millis(options.connectTimeout, 10_000),
-    disconnectTimeoutMillis: millis(options.disconnectTimeout, 2_000),
-    drainTimeoutMillis: millis(options.drainTimeout, 5_000),
+    connectTimeoutMillis: millis(options.connectTimeout, usual.connectTimeoutMillis),
+    disconnectTimeoutMillis: millis(options.disconnectTimeout, usual.disconnectTimeoutMillis),
+    drainTimeoutMillis: millis(options.drainTimeout, usual.drainTimeoutMillis),
     will: will.success,
-    receiveMaximum: options.receiveMaximum ?? 256,
-    onReceiveMaximumExceeded: options.onReceiveMaximumExceeded ?? "disconnect",
-    maximumUnacknowledgedBytes: options.maximumUnacknowledgedBytes ?? 64 * 1024 * 1024,
-    unclaimed: options.unclaimed ?? "ack",
-    sendMaximum: options.sendMaximum ?? 1_000,
-    maximumPacketSize: options.maximumPacketSize ?? 16 * 1024 * 1024,
-    topicAliasMaximum: options.topicAliasMaximum ?? 0,
-    subscriptionIdentifiers: options.subscriptionIdentifiers ?? true,
-    requestResponseInformation: options.requestResponseInformation ?? false,
-    requestProblemInformation: options.requestProblemInformation ?? true,
-    userProperties: copyPairs(options.userProperties),
-    reconnect: options.reconnect === undefined ? usualReconnect : toReconnect(options.reconnect),
-    firstConnect: options.firstConnect ?? "fail",
-    outbox: options.outbox === undefined ? usualOutbox : toOutbox(options.outbox),
-    onSessionLost: options.onSessionLost === undefined ? usualOnLoss : toOnLoss(options.onSessionLost),
+    receiveMaximum: options.receiveMaximum ?? usual.receiveMaximum,
+    onReceiveMaximumExceeded: options.onReceiveMaximumExceeded ?? usual.onReceiveMaximumExceeded,
+    maximumUnacknowledgedBytes: options.maximumUnacknowledgedBytes ?? usual.maximumUnacknowledgedBytes,
+    unclaimed: options.unclaimed ?? usual.unclaimed,
+    sendMaximum: options.sendMaximum ?? usual.sendMaximum,
+    maximumPacketSize: options.maximumPacketSize ?? usual.maximumPacketSize,
+    topicAliasMaximum: options.topicAliasMaximum ?? usual.topicAliasMaximum,
+    subscriptionIdentifiers: options.subscriptionIdentifiers ?? usual.subscriptionIdentifiers,
+    requestResponseInformation: options.requestResponseInformation ?? usual.requestResponseInformation,
+    requestProblemInformation: options.requestProblemInformation ?? usual.requestProblemInformation,
+    userProperties: copyPairs(options.userProperties) ?? usual.userProperties,
+    reconnect: options.reconnect === undefined ? usual.reconnect : toReconnect(options.reconnect),
+    firstConnect: options.firstConnect ?? usual.firstConnect,
+    outbox: options.outbox === undefined ? usual.outbox : toOutbox(options.outbox),
+    onSessionLost: options.onSessionLost === undefined ? usual.onSessionLost : toOnLoss(options.onSessionLost),
     subscriptions: subscriptions.success,
-    willOnFailure: options.willOnFailure ?? false
-  })
+    willOnFailure: options.willOnFailure ?? usual.willOnFailure
+  })))
 }

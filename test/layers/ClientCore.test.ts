@@ -32,7 +32,7 @@ const make = Effect.gen(function*() {
     core.outbox.offer(entry)
   }
   const open = (resumes: boolean, limits: Partial<Negotiated> = {}) =>
-    core.open({ ...negotiated, sessionPresent: resumes, ...limits }, resumes, () => {})
+    core.open({ ...negotiated, sessionPresent: resumes, ...limits }, resumes, { wakeWriter: () => {} })
   const collect = () => {
     assert.isUndefined(core.collect(encoder, 65_536))
     const frames = Framer.make().push(encoder.take())

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Arbitrary, Schema } from "effect"
-import { ExchangeTable } from "../../src/protocol/ExchangeTable.ts"
+import { ExchangeTable, noTable, ownTable } from "../../src/protocol/ExchangeTable.ts"
 import type { Linked } from "../../src/protocol/ExchangeTable.ts"
 
 interface Item extends Linked<Item> {
@@ -29,6 +29,17 @@ describe("ExchangeTable", () => {
   it("is empty at first, and finds nothing", () => {
     const table = new ExchangeTable<Item>()
     assert.deepStrictEqual([table.size, table.get(1), table.has(65_535), idsOf(table)], [0, undefined, false, []])
+  })
+
+  it("without anything in it is one that all share, and takes nothing", () => {
+    const none = noTable<Item>()
+    none.clear()
+    assert.throws(() => none.add(item(1)), /shared/)
+    const own = ownTable(none)
+    own.add(item(1))
+    assert.deepStrictEqual([none.size, own.size], [0, 1])
+    assert.strictEqual(ownTable(own), own)
+    assert.strictEqual(noTable(), none)
   })
 
   it("gives what was put in, by identifier and in the order of putting in (law 7)", () => {

@@ -981,4 +981,30 @@ describe("PacketDecoder", () => {
       }
     }
   })
+
+  describe("is blank, so that another one would do as well", () => {
+    const accept = () => undefined
+    const blankAfter = (chunks: ReadonlyArray<string>, options: Partial<DecoderOptions> = {}) => {
+      const decoder = makeDecoder({ ...defaults, ...options })
+      for (const hex of chunks) decoder.push(fromHex(hex), accept)
+      return decoder.isBlank
+    }
+
+    it("at first, and behind whole packets without a topic", () => {
+      assert.isTrue(blankAfter([]))
+      assert.isTrue(blankAfter(["20 02 00 00"], v4))
+      assert.isTrue(blankAfter(["20 03 00 00 00", "d0 00", "40 02 00 01"]))
+      assert.isTrue(blankAfter(["20", "03 00", "00 00"]))
+    })
+
+    it("but not in the middle of a packet, once a topic was seen, and behind a fault", () => {
+      assert.isFalse(blankAfter(["d0 00 20"]))
+      assert.isFalse(blankAfter(["20 03", "00"]))
+      assert.isFalse(blankAfter(["30 03 00 01 61"], v4))
+      assert.isFalse(blankAfter(["00 00"]))
+      const refusing = makeDecoder(defaults)
+      refusing.push(fromHex("d0 00"), () => ProtocolFault.make("PINGRESP", "packet type", "refused", 0x82))
+      assert.isFalse(refusing.isBlank)
+    })
+  })
 })

@@ -80,8 +80,24 @@ describe("ResolvedOptions", () => {
       })
     })
 
+    it("of an endpoint by its URL are shared by all who give the same, and with nobody who gives another", () => {
+      const [one, same, other] = ["mqtt://a", "mqtt://a", "mqtt://b"].map((endpoint) => resolved({ endpoint }))
+      assert.strictEqual(same!.endpoint, one!.endpoint)
+      assert.deepStrictEqual(other!.endpoint, Endpoint.tcp("b", 1883))
+      assert.deepStrictEqual([one, same, other].map((it) => ResolvedOptions.urlOf(it!.endpoint)), [
+        "mqtt://a:1883",
+        "mqtt://a:1883",
+        "mqtt://b:1883"
+      ])
+      const secret = "wss://a/mqtt?token=1"
+      assert.notStrictEqual(resolved({ endpoint: secret }).endpoint, resolved({ endpoint: secret }).endpoint)
+    })
+
     it("stand in for every option that is undefined", () => {
-      const names = Object.keys(resolved()).map((name) => name.replace(/Millis$/, "")).filter((name) =>
+      // Most of them are not its own.
+      const all: Array<string> = []
+      for (const name in resolved()) all.push(name)
+      const names = all.map((name) => name.replace(/Millis$/, "")).filter((name) =>
         !["endpoint", "endpoints", "group", "order", "afterLoss"].includes(name)
       ).concat("failover")
       const options = Object.fromEntries(names.map((name) => [name, undefined]))

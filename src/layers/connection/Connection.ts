@@ -20,7 +20,7 @@ import type { Credentials } from "../../services/ClientOptions.ts"
 import * as Endpoint from "../../services/Endpoint.ts"
 import { ConnectTimeout, fromTransportError, OptionsUnavailable } from "../../services/MqttError.ts"
 import type { ConnectReason, InvalidOptions } from "../../services/MqttError.ts"
-import { checkCredentials } from "../../services/ResolvedOptions.ts"
+import { change, checkCredentials } from "../../services/ResolvedOptions.ts"
 import type { ResolvedOptions } from "../../services/ResolvedOptions.ts"
 import type { Negotiated } from "../../services/Status.ts"
 import { Transport } from "../../services/Transport.ts"
@@ -71,7 +71,7 @@ const read = (link: LinkState, loop: Effect.Effect<void>, turn: number): Effect.
 }
 
 const writer = (link: LinkState): Effect.Effect<void> => {
-  const loop: Effect.Effect<void> = link.writerWake.andThen(Effect.suspend(() => write(link, loop)))
+  const loop: Effect.Effect<void> = Effect.callback((resume) => link.writerWake.take(resume, () => write(link, loop)))
   return loop
 }
 
@@ -250,7 +250,7 @@ const discardSession = (
         // Without the will: this connection is no life of the client, and its end no death.
         shakeHands(
           core,
-          { ...options, will: undefined },
+          change(options, { will: undefined }),
           { ...plan, cleanStart: true, resumes: false, discardOnly: true },
           credentials,
           attempt,

@@ -4,7 +4,7 @@
  * @since 0.1.0
  */
 import * as Redacted from "effect/Redacted"
-import type { Packet } from "../../protocol/index.ts"
+import type { Packet, PacketCodec } from "../../protocol/index.ts"
 import { KeepAlive, ProtocolFault, ReasonCode } from "../../protocol/index.ts"
 import type { Credentials } from "../../services/ClientOptions.ts"
 import * as Endpoint from "../../services/Endpoint.ts"
@@ -99,6 +99,15 @@ export const toConnect = (
     }
   }
 }
+
+/** What has to be known of the connection to decode what the server sends. */
+export const toDecoderOptions = (options: ResolvedOptions): PacketCodec.DecoderOptions => ({
+  protocolVersion: options.protocolVersion,
+  maximumPacketSize: options.maximumPacketSize,
+  topicAliasMaximum: options.topicAliasMaximum,
+  requestProblemInformation: options.requestProblemInformation,
+  reusesPublish: true
+})
 
 /** What a CONNACK leads to. */
 export type ConnackOutcome =

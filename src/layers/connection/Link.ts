@@ -29,43 +29,55 @@ const turnsBeforeVerdict = 8
 /** Rounded up, since a timer that is early only makes the loop turn again; what floating point adds does not count. */
 const wholeMillis = (millis: number): number => Math.ceil(millis - 1e-6)
 
-/** The keep-alive: sleeps until something is due. Without a generator, whose frame would take as much as the rest. */
+/** That nothing is due any more. */
+const over = "over"
+
+/**
+ * The keep-alive: sleeps until something is due. Without a generator, whose frame would take as much as the rest, and by one
+ * effect that it goes on with, since one that is put before another is kept as long as that one waits.
+ */
 const keepAlive = (link: LinkState, owner: Link): Effect.Effect<void> => {
+  const loop: Effect.Effect<void> = Effect.flatMap(
+    Effect.suspend(() => rest(link, owner)),
+    (rested) => rested === over ? Effect.void : loop
+  )
+  return loop
+}
+
+/** Does what is due, and sleeps until more is. */
+const rest = (link: LinkState, owner: Link): Effect.Effect<typeof over | void> => {
+  owner.isSleeping = false
   while (link.phase === "open") {
     const now = link.core.now()
     const decision = KeepAlive.decide(link.keepAlive, now)
     switch (decision._tag) {
       case "Off":
-        return Effect.void
+        return Effect.succeed(over)
       case "Wait":
         owner.isSleeping = true
-        return Effect.flatMap(link.core.sleep(wholeMillis(decision.until - now)), () => {
-          owner.isSleeping = false
-          return keepAlive(link, owner)
-        })
+        return link.core.sleep(wholeMillis(decision.until - now))
       case "Ping":
         link.queuePing(undefined)
         break
       case "Timeout":
       case "Blocked":
-        return judge(link, owner)
+        return judge(link)
     }
   }
-  return Effect.void
+  return Effect.succeed(over)
 }
 
-const judge = Effect.fnUntraced(function*(link: LinkState, owner: Link) {
+const judge = Effect.fnUntraced(function*(link: LinkState) {
   // The process may have slept: what has arrived in the meantime is read first.
   link.isJudged = true
   for (let turn = 0; turn < turnsBeforeVerdict; turn++) yield* Effect.yieldNow
   link.isJudged = false
   const verdict = KeepAlive.decide(link.keepAlive, link.core.now())
   const { keepAlive: keepAliveMillis, pingTimeout: pingTimeoutMillis } = link.keepAlive
-  if (verdict._tag === "Timeout") return link.end(new KeepAliveTimeout({ keepAliveMillis, pingTimeoutMillis }))
-  if (verdict._tag === "Blocked") {
-    return link.end(new WriteBlocked({ blockedMillis: keepAliveMillis + pingTimeoutMillis }))
+  if (verdict._tag === "Timeout") link.end(new KeepAliveTimeout({ keepAliveMillis, pingTimeoutMillis }))
+  else if (verdict._tag === "Blocked") {
+    link.end(new WriteBlocked({ blockedMillis: keepAliveMillis + pingTimeoutMillis }))
   }
-  return yield* keepAlive(link, owner)
 })
 
 const awaitEnd = Effect.fnUntraced(function*(link: LinkState) {
@@ -138,7 +150,7 @@ export class Link {
       if (this.#isClosed) return
       this.#keepAlive?.interruptUnsafe()
       state.isJudged = false
-      this.#keepAlive = this.#fork(Effect.suspend(() => keepAlive(state, this)))
+      this.#keepAlive = this.#fork(keepAlive(state, this))
     })
   }
 

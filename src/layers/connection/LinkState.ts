@@ -36,7 +36,7 @@ import type { ClientCore } from "../ClientCore.ts"
 import type { Signal } from "../Signal.ts"
 import type { CommitTarget, KeptBytes } from "../store/Committer.ts"
 import type { ConnackOutcome, HandshakeOutcome, SessionPlan } from "./Handshake.ts"
-import { foreignFault, isOlderVersion, onConnack, toProtocolError, toServerDisconnected } from "./Handshake.ts"
+import * as Handshake from "./Handshake.ts"
 import { cannotAcknowledge } from "../publishing/Outbound.ts"
 
 /** Bytes that are collected for one write, and the largest slice that is written at once, so that progress is seen. */
@@ -55,8 +55,9 @@ export class LinkState implements CommitTarget {
   readonly stream: Stream
   /** Made for the first packet that is not a ping. */
   #encoder: PacketCodec.Encoder | undefined
-  #maximumPacketSize = Infinity
-  readonly decoder: PacketCodec.Decoder
+  #negotiated: Negotiated | undefined
+  /** Made anew for what comes next, as long as it knows nothing that counts: see `receive`. */
+  #decoder: PacketCodec.Decoder | undefined
   /** What waits for the outcome of the handshake, and for the end; both are made for the first who does. */
   #shaken: Deferred.Deferred<HandshakeOutcome> | undefined
   #over: Deferred.Deferred<LinkLost> | undefined
@@ -108,14 +109,6 @@ export class LinkState implements CommitTarget {
     this.stream = stream
     this.authenticator = authenticator
     this.writerWake = writerWake
-    const { maximumPacketSize, protocolVersion, requestProblemInformation, topicAliasMaximum } = options
-    this.decoder = PacketCodec.makeDecoder({
-      protocolVersion,
-      maximumPacketSize,
-      topicAliasMaximum,
-      requestProblemInformation,
-      reusesPublish: true
-    })
     this.keepAlive = KeepAlive.make({ keepAlive: 0, pingTimeout: 0, now: core.now() })
   }
 
@@ -148,11 +141,11 @@ export class LinkState implements CommitTarget {
 
   #makeEncoder(): PacketCodec.Encoder {
     const encoder = PacketCodec.makeEncoder({ protocolVersion: this.options.protocolVersion })
-    encoder.maximumPacketSize = this.#maximumPacketSize
+    encoder.maximumPacketSize = this.#negotiated?.maximumPacketSize ?? Infinity
     return encoder
   }
 
-  readonly wakeWriter = (): void => {
+  wakeWriter(): void {
     if (this.#isReceiving) this.#wantsWriter = true
     else this.writerWake.offer()
     this.core.committer?.wake()
@@ -173,16 +166,20 @@ export class LinkState implements CommitTarget {
     this.#isReceiving = true
     this.#wantsWriter = false
     core.startBatch()
-    const isFirst = this.phase === "handshake" && this.#first === undefined
-    const foreign = isFirst ? foreignFault(chunks[0]!) : undefined
+    const isHandshake = this.phase === "handshake"
+    const isFirst = isHandshake && this.#first === undefined
+    const foreign = isFirst ? Handshake.foreignFault(chunks[0]!) : undefined
     if (foreign !== undefined) this.fault(foreign)
+    const decoder = this.#decoder ??= PacketCodec.makeDecoder(Handshake.toDecoderOptions(this.options))
     for (const chunk of chunks) {
       if (this.phase === "over") break
-      const fault = this.decoder.push(chunk, this.#onPacket)
+      const fault = decoder.push(chunk, this.#onPacket)
       if (fault !== undefined) this.fault(fault)
     }
+    // CONNACK and PINGRESP are all that comes to many a client, and then it has no decoder.
+    if ((isHandshake || chunks[0]!.length === 2) && decoder.isBlank) this.#decoder = undefined
     if (this.phase === "handshake") this.#checkFirst(chunks[0]![0]!)
-    if (core.inbox.isOverfull) {
+    if (core.madeInbox?.isOverfull === true) {
       const { maximumUnacknowledgedBytes: maximumBytes } = this.options
       this.end(new UnacknowledgedOverflow({ bytes: core.inbox.bytes, maximumBytes }))
     }
@@ -226,7 +223,7 @@ export class LinkState implements CommitTarget {
           this.#onPingresp()
           return undefined
         case "Disconnect":
-          this.end(toServerDisconnected(packet))
+          this.end(Handshake.toServerDisconnected(packet))
           return undefined
         case "Auth":
           return this.authenticator === undefined
@@ -249,7 +246,7 @@ export class LinkState implements CommitTarget {
   }
 
   /** Half of what may be under way, if that is much. */
-  #halfWindow = Infinity
+  #halfWindow = 65_535
 
   /**
    * Lets callers go on whose publishes are acknowledged, and sends what they have to send, before the rest of what has come is
@@ -281,7 +278,7 @@ export class LinkState implements CommitTarget {
   }
 
   #onConnack(packet: Packet.Connack): ProtocolFault.ProtocolFault | undefined {
-    const outcome: ConnackOutcome = onConnack(this.options, this.#plan!, packet)
+    const outcome: ConnackOutcome = Handshake.onConnack(this.options, this.#plan!, packet)
     if (this.authenticator !== undefined && (outcome._tag === "Accepted" || outcome._tag === "Discard")) {
       const failed = this.authenticator.conclude(packet.properties?.authenticationData)
       if (failed !== undefined) {
@@ -310,7 +307,7 @@ export class LinkState implements CommitTarget {
   #accept(negotiated: Negotiated): void {
     this.phase = "open"
     this.#halfWindow = Math.max(16, negotiated.sendWindow >> 1)
-    this.#maximumPacketSize = negotiated.maximumPacketSize
+    this.#negotiated = negotiated
     // AUTH may have needed it already.
     if (this.#encoder !== undefined) this.#encoder.maximumPacketSize = negotiated.maximumPacketSize
     this.keepAlive = {
@@ -323,7 +320,7 @@ export class LinkState implements CommitTarget {
     const plan = this.#plan!
     this.#plan = undefined
     if (this.core.committer !== undefined) this.core.committer.target = this
-    this.core.open(negotiated, negotiated.sessionPresent && plan.resumes, this.wakeWriter, this.isInDoubt)
+    this.core.open(negotiated, negotiated.sessionPresent && plan.resumes, this, this.isInDoubt)
     this.#handshakeOutcome = { _tag: "Accepted", negotiated }
   }
 
@@ -346,16 +343,16 @@ export class LinkState implements CommitTarget {
   fault(fault: ProtocolFault.ProtocolFault): void {
     if (this.phase === "over") return
     if (this.phase === "handshake" || this.#handshakeOutcome !== undefined) {
-      const reason = isOlderVersion(fault)
+      const reason = Handshake.isOlderVersion(fault)
         ? new UnsupportedProtocolVersion({
           protocolVersion: this.options.protocolVersion,
           reasonCode: fault.reasonCode
         })
-        : toProtocolError(fault)
+        : Handshake.toProtocolError(fault)
       if (this.phase === "open") this.core.close()
       this.#fail(reason, fault.reasonCode)
     } else {
-      this.end(toProtocolError(fault))
+      this.end(Handshake.toProtocolError(fault))
     }
   }
 
@@ -458,7 +455,7 @@ export class LinkState implements CommitTarget {
         // What is to be kept, or is kept, goes before.
         if (core.committer?.isIdle === false && !this.#isStoreBroken) {
           // It may bring nothing for us, and then nobody else says that it is over.
-          core.committer.onCommitted = this.#onCommitted
+          core.committer.onCommitted = (isKept) => this.#onCommitted(isKept)
           core.committer.wake()
           return undefined
         }
@@ -561,7 +558,7 @@ export class LinkState implements CommitTarget {
   }
 
   /** The commit that DISCONNECT waits for is over. One that began behind the end knows nothing of this connection. */
-  readonly #onCommitted = (isKept: boolean): void => {
+  #onCommitted(isKept: boolean): void {
     if (!isKept) this.#isStoreBroken = true
     this.wakeWriter()
   }

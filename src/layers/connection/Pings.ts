@@ -43,7 +43,9 @@ export class Pings {
 
   /** PINGRESP came: gives the ping that it answers. */
   answered(): Ping | undefined {
-    return this.#written.shift()
+    const ping = this.#written.shift()
+    if (this.#written.length === 0) this.#written = noArray()
+    return ping
   }
 
   /** Gives all that have no answer; the connection is over. */

@@ -42,8 +42,8 @@ export class Inbound {
   /** Waits until consumers have made room for what the next connection will bring, where the last one brought too much. */
   get awaitRoom(): Effect.Effect<void> {
     return Effect.callback((resume) => {
-      const { inbox } = this.core
-      if (inbox.hasRoom) return resume(Effect.void)
+      const inbox = this.core.madeInbox
+      if (inbox === undefined || inbox.hasRoom) return resume(Effect.void)
       // Room comes about in the middle of a change of state, so that who waits for it runs later.
       inbox.onRoom = () => resume(Effect.yieldNow)
       return Effect.sync(() => {
@@ -56,7 +56,7 @@ export class Inbound {
     if (this.core.events.isWatched) {
       this.core.events.emit({ _tag: "MessageReceived", topic: packet.topic, qos: packet.qos })
     }
-    const takers = this.core.subscriptions.takersOf(packet, packet.properties?.subscriptionIdentifiers, packet.note)
+    const takers = this.core.subscriptions.takersOf(packet, packet.properties?.subscriptionIdentifiers)
     if (packet.qos === 0) {
       if (takers === undefined) this.#dispatchUnacknowledged(packet)
       else {

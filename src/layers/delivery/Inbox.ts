@@ -80,6 +80,8 @@ export class Inbox {
   readonly #session: Session<unknown>
   readonly #hooks: InboxHooks
   #options: InboxOptions
+  /** Of the options, apart, since it is asked for with every message. */
+  #maximumBytes: number
   /** Counts up with every connection. */
   #generation = 0
   /** The first connection of the present session. */
@@ -94,7 +96,8 @@ export class Inbox {
   #isOverfull = false
   /** Called once when `hasRoom` holds again. */
   onRoom: (() => void) | undefined
-  #receiveMaximum = 65535
+  /** Undefined where nobody counts. */
+  #receiveMaximum: number | undefined
   /** Waiting for their turn to be acknowledged, in order of arrival; only of the present connection. */
   readonly #puback = new ReceiptQueue()
   readonly #pubrec = new ReceiptQueue()
@@ -115,11 +118,13 @@ export class Inbox {
   constructor(session: Session<unknown>, options: InboxOptions, hooks: InboxHooks) {
     this.#session = session
     this.#options = options
+    this.#maximumBytes = options.maximumUnacknowledgedBytes
     this.#hooks = hooks
   }
 
   configure(options: InboxOptions): void {
     this.#options = options
+    this.#maximumBytes = options.maximumUnacknowledgedBytes
   }
 
   /** QoS 1 and 2 messages that have arrived. */
@@ -157,7 +162,7 @@ export class Inbox {
 
   /** Whether there is no reason to wait before the next connection. */
   get hasRoom(): boolean {
-    return !this.#isOverfull || this.#bytes * 2 < this.#options.maximumUnacknowledgedBytes
+    return !this.#isOverfull || this.#bytes * 2 < this.#maximumBytes
   }
 
   get hasAcks(): boolean {
@@ -185,7 +190,7 @@ export class Inbox {
   }
 
   /** A connection began; acknowledgements have reason codes on MQTT 5.0. */
-  begin(sessionPresent: boolean, receiveMaximum: number, hasCodes: boolean): void {
+  begin(sessionPresent: boolean, receiveMaximum: number | undefined, hasCodes: boolean): void {
     this.#generation++
     this.#link = "up"
     this.#hasCodes = hasCodes
@@ -419,7 +424,7 @@ export class Inbox {
   #hasRoomFor(packet: Publish, bytes: number): boolean {
     if (this.#isOverfull) return this.#refuse(packet)
     // What is larger than the limit by itself is taken where there is nothing else, since it would never be otherwise.
-    if (this.#bytes === 0 || this.#bytes + bytes <= this.#options.maximumUnacknowledgedBytes) return true
+    if (this.#bytes === 0 || this.#bytes + bytes <= this.#maximumBytes) return true
     this.#isOverfull = true
     return this.#refuse(packet)
   }
@@ -488,8 +493,10 @@ export class Inbox {
   }
 
   #countOne(): Fault.ProtocolFault | undefined {
-    if (++this.#outstanding <= this.#receiveMaximum) return undefined
-    return Fault.make("PUBLISH", "receive maximum", `more than ${this.#receiveMaximum} unacknowledged messages`, 0x93)
+    const maximum = this.#receiveMaximum
+    this.#outstanding++
+    if (maximum === undefined || this.#outstanding <= maximum) return undefined
+    return Fault.make("PUBLISH", "receive maximum", `more than ${maximum} unacknowledged messages`, 0x93)
   }
 }
 

@@ -92,15 +92,20 @@ export class OverlapCopies {
   /** Whether it has been seen that the copies for shared subscriptions name them. */
   #splitsShared = false
   /** Whether all that the server has of the session was subscribed by this client. */
-  isOwn = false
+  isOwn: boolean
   /** Whether all that this client subscribed in it has its identifier if it overlaps. */
-  #isNamed = false
+  #isNamed: boolean
   /** SUBSCRIBEs with an identifier. */
   #named = 0
   /** Identifiers of subscriptions that have ended. */
   #ended = noSet<number>()
   /** Whether more have ended than are remembered. */
   #hasForgotten = false
+
+  constructor(isOwn = false, isNamed = false) {
+    this.isOwn = isOwn
+    this.#isNamed = isNamed
+  }
 
   /** A connection began whose session is, or may be, a new one. */
   reset(isOwn: boolean): void {

@@ -8,7 +8,7 @@
  */
 import type { TopicIndex as Index } from "../../protocol/index.ts"
 import { TopicIndex } from "../../protocol/index.ts"
-import type { TopicNote } from "../../protocol/TopicNote.ts"
+import type { Noted } from "../../protocol/TopicNote.ts"
 import { OverlapCopies } from "./OverlapCopies.ts"
 import type { Routed } from "./OverlapCopies.ts"
 import type { Subscriber } from "../delivery/Subscriber.ts"
@@ -30,6 +30,9 @@ export type Fate = "handed" | "served" | "kept" | "withdrawn" | "unclaimed"
 
 /** `new`; `repeated` by the server, with the DUP flag; or `again`, when it came before and goes back to be routed. */
 export type Occasion = "new" | "repeated" | "again"
+
+/** The subscribers of a message about which there is nothing special; undefined if it has to be looked at. */
+export type Takers = ReadonlyArray<Subscriber> | undefined
 
 /** What is known of a topic beforehand. */
 interface Plan {
@@ -80,13 +83,19 @@ export class Routes {
   #withdrawn = noMap<string, Entry>()
   /** Made for the first filter that is unsubscribed. */
   #withdrawnIndex: Index.TopicIndex<Entry> | undefined
-  readonly copies: OverlapCopies = new OverlapCopies()
+  readonly copies: OverlapCopies
   /** Filters in the index, and those of them that overlap no other one. */
   #filters = 0
   #alone = 0
   /** What identifiers are shifted by. */
-  shift = 0
+  shift: number
   #counted = 0
+
+  /** By what is known of the session already; see `OverlapCopies`. */
+  constructor(isOwn = false, isNamed = false, shift = 0) {
+    this.copies = new OverlapCopies(isOwn, isNamed)
+    this.shift = shift
+  }
 
   // ---------------------------------------------------------------------------
   // filters
@@ -218,13 +227,9 @@ export class Routes {
   // ---------------------------------------------------------------------------
 
   /** The subscribers of a message about which there is nothing special; undefined if `route` has to see. */
-  takersOf(
-    message: Routed,
-    identifiers: ReadonlyArray<number> | undefined,
-    note: TopicNote | undefined
-  ): ReadonlyArray<Subscriber> | undefined {
+  takersOf(message: Routed & Noted, identifiers: ReadonlyArray<number> | undefined): Takers {
     if (identifiers !== undefined || message.retain) return undefined
-    const { isPlain, takers } = (this.#plans ?? this.#makePlans()).get(message.topic, note)
+    const { isPlain, takers } = (this.#plans ?? this.#makePlans()).get(message.topic, message.note)
     return isPlain && takers.length > 0 ? takers : undefined
   }
 

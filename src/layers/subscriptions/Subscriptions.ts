@@ -10,7 +10,7 @@
 import type { Packet } from "../../protocol/index.ts"
 import { ProtocolFault, ReasonCode, SubscriptionIdentifier, TopicFilter, Utf8 } from "../../protocol/index.ts"
 import type { PacketIds } from "../../protocol/PacketId.ts"
-import type { TopicNote } from "../../protocol/TopicNote.ts"
+import type { Noted } from "../../protocol/TopicNote.ts"
 import { InvalidSubscription, NotSupportedByServer, SubscriptionRefused } from "../../services/MqttError.ts"
 import type { SubscribeReason } from "../../services/MqttError.ts"
 import type { Grant } from "../../services/MqttClient.ts"
@@ -18,7 +18,7 @@ import { checkSubscription } from "../../services/ResolvedOptions.ts"
 import type { Negotiated } from "../../services/Status.ts"
 import type { Routed } from "./OverlapCopies.ts"
 import { Routes } from "./Routes.ts"
-import type { Fate, Occasion } from "./Routes.ts"
+import type { Fate, Occasion, Takers } from "./Routes.ts"
 import type { Subscriber } from "../delivery/Subscriber.ts"
 import {
   awaiting,
@@ -47,7 +47,12 @@ const operationsMaximum = 16_384
 
 export class Subscriptions {
   #entries = noMap<string, Entry>()
-  readonly #routes = new Routes()
+  /** Made for the first filter: a client that only publishes has none. */
+  #made: Routes | undefined
+  /** What the routes are to know of the session once they are made; see `OverlapCopies`. */
+  #isOwn = false
+  #isNamed = false
+  #shift = 0
   /** How many QoS 1 and 2 messages have arrived. */
   inbox: { readonly arrivals: number } = { arrivals: 0 }
   random: () => number = () => 0
@@ -71,17 +76,17 @@ export class Subscriptions {
     return due > 0 && this.#operations.size < operationsMaximum
   }
 
+  get #routes(): Routes {
+    return this.#made ??= new Routes(this.#isOwn, this.#isNamed, this.#shift)
+  }
+
   get operations(): number {
     return this.#operations.size
   }
 
   /** The subscribers of a message about which there is nothing special; see `Routes`. */
-  takersOf(
-    message: Routed,
-    identifiers: ReadonlyArray<number> | undefined,
-    note: TopicNote | undefined
-  ): ReadonlyArray<Subscriber> | undefined {
-    return this.#routes.takersOf(message, identifiers, note)
+  takersOf(message: Routed & Noted, identifiers: ReadonlyArray<number> | undefined): Takers {
+    return this.#made?.takersOf(message, identifiers)
   }
 
   /** Calls `f` once for each subscriber that is to get the message; see `Routes`. */
@@ -92,22 +97,22 @@ export class Subscriptions {
     f: (subscriber: Subscriber) => void,
     onIdle?: (filter: string) => void
   ): Fate {
-    return this.#routes.route(message, identifiers, occasion, f, onIdle)
+    return this.#made === undefined ? "unclaimed" : this.#made.route(message, identifiers, occasion, f, onIdle)
   }
 
   /** Whether the topic belongs to a filter that is being, or was just, unsubscribed. */
   isWithdrawn(topic: string): boolean {
-    return this.#routes.isWithdrawn(topic)
+    return this.#made?.isWithdrawn(topic) === true
   }
 
   /** Whether a message that arrived then can have been sent for such a filter. */
   isForWithdrawn(topic: string, arrival: number): boolean {
-    return this.#routes.isForWithdrawn(topic, arrival)
+    return this.#made?.isForWithdrawn(topic, arrival) === true
   }
 
   /** Whether the topic belongs to a durable subscription, whose taker may come at any time. */
   isDurable(topic: string): boolean {
-    return this.#routes.isDurable(topic)
+    return this.#made?.isDurable(topic) === true
   }
 
   // ---------------------------------------------------------------------------
@@ -209,7 +214,7 @@ export class Subscriptions {
   #entry(filter: string): Entry {
     let entry = this.#entries.get(filter)
     if (entry === undefined) {
-      entry = makeEntry(filter, this.#routes.shift)
+      entry = makeEntry(filter, this.#shift)
       this.#entries = ownMap(this.#entries).set(filter, entry)
     }
     return entry
@@ -281,10 +286,15 @@ export class Subscriptions {
     // Of what is resumed for an earlier run it is not known what was subscribed.
     const isOther = !resumes || !this.#hasBegun
     this.#hasBegun = true
-    this.#routes.begin(isNew, resumes, resumes ? this.#routes.copies.isOwn : !negotiated.sessionPresent)
-    if (isOther) this.#routes.copies.trust()
-    if (!this.#identifies) this.#routes.copies.distrust()
-    if (isOther) this.#routes.shift = negotiated.sessionPresent ? SubscriptionIdentifier.shiftBy(this.random()) : 0
+    if (!resumes) this.#isOwn = !negotiated.sessionPresent
+    this.#isNamed = this.#identifies && (isOther || this.#isNamed)
+    if (isOther) this.#shift = negotiated.sessionPresent ? SubscriptionIdentifier.shiftBy(this.random()) : 0
+    if (this.#made !== undefined) {
+      this.#made.begin(isNew, resumes, this.#isOwn)
+      if (isOther) this.#made.copies.trust()
+      if (!this.#identifies) this.#made.copies.distrust()
+      this.#made.shift = this.#shift
+    }
     const renewed: Array<string> = []
     for (const entry of [...this.#entries.values()]) {
       if (entry.operation !== undefined) {
@@ -314,7 +324,7 @@ export class Subscriptions {
       }
       if (isOther) {
         entry.isMixed = negotiated.sessionPresent
-        identify(entry, this.#routes.shift)
+        identify(entry, this.#shift)
       }
       // An earlier process may have subscribed to it.
       if (entry.known === "none" && entry.durable !== undefined && negotiated.sessionPresent) entry.known = "unknown"

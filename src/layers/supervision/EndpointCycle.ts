@@ -9,6 +9,7 @@ import { ServerReference } from "../../protocol/index.ts"
 import * as Endpoint from "../../services/Endpoint.ts"
 import type { EndpointFailure } from "../../services/MqttError.ts"
 import { noMap, ownMap } from "../../protocol/EmptyCollections.ts"
+import { change, urlOf } from "../../services/ResolvedOptions.ts"
 import type { ResolvedEndpoint, ResolvedOptions } from "../../services/ResolvedOptions.ts"
 
 /** Servers that a client lets itself be sent to, one after the other, before it gives up. */
@@ -50,7 +51,7 @@ interface Entry extends ResolvedEndpoint {
 const keyed = (endpoints: ReadonlyArray<ResolvedEndpoint>): ReadonlyArray<Entry> => {
   const counts = new Map<string, number>()
   return endpoints.map((entry) => {
-    const url = Endpoint.toUrl(entry.endpoint)
+    const url = urlOf(entry.endpoint)
     const count = counts.get(url) ?? 0
     counts.set(url, count + 1)
     return { ...entry, key: count === 0 ? url : `${url}#${count}`, url }
@@ -148,7 +149,7 @@ export class EndpointCycle {
     if (
       options.endpoint === candidate.endpoint && options.group === group && options.credentials === credentials
     ) return options
-    return { ...options, endpoint: candidate.endpoint, group, credentials }
+    return change(options, { endpoints: options.endpoints, endpoint: candidate.endpoint, group, credentials })
   }
 
   /** A new round begins; with `stays`, at the endpoint that was connected last. */
@@ -174,7 +175,7 @@ export class EndpointCycle {
 
   /** Takes the first endpoint for which `wasLast` holds for the one that was connected last. */
   remember(options: ResolvedOptions, wasLast: (at: ResolvedOptions) => boolean): void {
-    this.#last = keyed(options.endpoints).find((entry) => wasLast({ ...options, ...entry }))?.key
+    this.#last = keyed(options.endpoints).find((entry) => wasLast(change(options, entry)))?.key
   }
 
   connected(): void {
@@ -183,6 +184,7 @@ export class EndpointCycle {
     this.#last = current.key
     if (this.#entries.length === 1) {
       // There is nothing to go on with.
+      this.#entries = none
       this.#order = none
       this.#tried = none
     }
@@ -214,7 +216,8 @@ export class EndpointCycle {
   }
 
   #outcome(): Outcome {
-    const keys = this.#entries.map(({ key }) => key)
+    // Of a connection by the only endpoint nothing else is kept.
+    const keys = this.#entries.length === 0 ? [this.#current!.key] : this.#entries.map(({ key }) => key)
     if (keys.every((key) => this.#out.has(key))) {
       const earlier = [...this.#out.values()].filter((failure) => failure !== undefined)
       return { _tag: "Exhausted", failures: [...new Set([...earlier, ...this.#failures])] }

@@ -30,6 +30,7 @@ import {
   DisconnectRequested
 } from "../../services/MqttError.ts"
 import type { ConnectReason, HaltReason, LinkLost } from "../../services/MqttError.ts"
+import { change } from "../../services/ResolvedOptions.ts"
 import type { ResolvedOptions } from "../../services/ResolvedOptions.ts"
 import type { Negotiated } from "../../services/Status.ts"
 import type { Transport } from "../../services/Transport.ts"
@@ -510,7 +511,7 @@ export class Supervisor {
         : undefined
       this.core.sessionKey = this.#record?.key
     }
-    const used = fresh?.key === tried.key ? { ...options, credentials: fresh.credentials } : options
+    const used = fresh?.key === tried.key ? change(options, { credentials: fresh.credentials }) : options
     return yield* Connection.open(this.core, used, clientId, this.#record, elapsed, opening)
   })
 

@@ -15,7 +15,7 @@ import type { Connection, TransportPhase } from "../../services/Transport.ts"
 import type { TransportError } from "../../services/Transport.ts"
 import { toAddress } from "../../services/Endpoint.ts"
 import type { Endpoint } from "../../services/Endpoint.ts"
-import { noSet, ownSet } from "../../protocol/EmptyCollections.ts"
+import { noArray, noSet, ownSet } from "../../protocol/EmptyCollections.ts"
 import { toError, toFault } from "./NodeFault.ts"
 import type { Fault } from "./NodeFault.ts"
 
@@ -29,45 +29,25 @@ export interface StreamSettings {
 /** Bytes that Node holds for a paused socket before it stops reading. */
 export const readableHighWaterMark = 64 * 1024
 
-/** How bytes go to the socket and come from it. */
+/** How bytes go to the socket and come from it. Where these are the bytes of the stream, it is the socket itself. */
 export interface Wire {
-  readonly send: (chunk: Uint8Array) => void
+  readonly write: (chunk: Uint8Array) => void
   readonly pause: () => void
   readonly resume: () => void
   /** Ends our side once everything was sent. */
   readonly end: () => void
 }
 
-/** The bytes of the socket are those of the stream. */
-class SocketWire implements Wire {
-  private readonly socket: Net.Socket
-
-  constructor(socket: Net.Socket) {
-    this.socket = socket
-  }
-
-  send(chunk: Uint8Array): void {
-    this.socket.write(chunk)
-  }
-
-  pause(): void {
-    this.socket.pause()
-  }
-
-  resume(): void {
-    this.socket.resume()
-  }
-
-  end(): void {
-    this.socket.end()
-  }
-}
-
 /** The stream of a socket, for listeners that all sockets share: Node calls them on the socket. */
 const stream = Symbol("effect-mqtt/stream")
 
 interface Owned {
-  readonly [stream]: NodeStream
+  [stream]: NodeStream
+}
+
+/** Makes room for the stream in a socket that is just made, where it takes less than later. */
+export const reserve = (socket: Net.Socket): void => {
+  ;(socket as { [stream]?: NodeStream | undefined })[stream] = undefined
 }
 
 function onData(this: Owned, chunk: Uint8Array): void {
@@ -105,17 +85,20 @@ type Chunks = NonEmptyReadonlyArray<Uint8Array>
  * the handshake is done, and then resets the connection: Node forgets what it has not read when a write fails, and so the
  * reason.
  *
- * Invariants: a parked reader means that `chunks` is empty and the socket flows; `fault` is set once, and from then on
+ * Invariants: a reader that waits means that `chunks` is empty and the socket flows; `fault` is set once, and from then on
  * nobody is parked. Chunks that arrived before the fault are still handed over, unless we ended the stream ourselves.
  *
  * A fiber may yield before any step, so whoever parks looks again at what it waits for in the step in which it parks.
+ *
+ * A reader that is interrupted stays parked, and is none the wiser when it is woken: what has arrived is not given to who is
+ * woken, but taken by who reads. That every wait can be taken back would cost each of them five objects.
  */
 export class NodeStream implements Connection {
   private readonly socket: Net.Socket
   private readonly endpoint: Endpoint
   private readonly settings: StreamSettings
   private readonly wire: Wire
-  private chunks: Array<Uint8Array> = []
+  private chunks = noArray<Uint8Array>()
   private chunkBytes = 0
   private paused = false
   private hesitates: boolean
@@ -137,15 +120,18 @@ export class NodeStream implements Connection {
     this.socket = socket
     this.endpoint = endpoint
     this.settings = settings
-    this.wire = wire ?? new SocketWire(socket)
+    this.wire = wire ?? socket
     this.hesitates = options.hesitates ?? false
     Object.defineProperties(this, members)
-    Object.defineProperty(socket, stream, { value: this })
+    ;(socket as Partial<Owned>)[stream] = this
     socket.on("drain", onDrain as () => void)
     socket.on("error", onError as (cause: Error) => void)
     if (wire === undefined) {
       socket.on("data", onData as (chunk: Uint8Array) => void)
+      const others = socket.listeners("end")
       socket.on("end", onEnd as () => void)
+      // That of Node has later writes fail, as ours does. Two would take a list.
+      if (endpoint._tag === "Tcp" && others.length === 1) socket.off("end", others[0] as () => void)
       socket.on("close", onClose as () => void)
       // A handshake on it may have left it paused.
       if (socket.isPaused()) socket.resume()
@@ -158,14 +144,14 @@ export class NodeStream implements Connection {
   /** Takes a chunk that arrived; `weight` is what it counts against the bound. */
   receive(chunk: Uint8Array, weight: number): void {
     if (this.fault !== undefined) return
+    if (this.chunks.length === 0) this.chunks = [chunk]
+    else this.chunks.push(chunk)
+    this.chunkBytes += weight
     const resume = this.reader
     if (resume !== undefined) {
       this.reader = undefined
-      resume(Effect.succeed([chunk]))
-      return
+      resume(Effect.suspend(() => this.chunks.length > 0 ? Effect.succeed(this.takeChunks()) : this.pull))
     }
-    this.chunks.push(chunk)
-    this.chunkBytes += weight
     if (this.chunkBytes >= this.settings.readHighWaterMark && !this.paused) {
       this.paused = true
       this.wire.pause()
@@ -174,7 +160,7 @@ export class NodeStream implements Connection {
 
   private takeChunks(): Chunks {
     const chunks = this.chunks
-    this.chunks = []
+    this.chunks = noArray()
     this.chunkBytes = 0
     if (this.paused) {
       this.paused = false
@@ -183,18 +169,10 @@ export class NodeStream implements Connection {
     return chunks as ReadonlyArray<Uint8Array> as Chunks
   }
 
-  private readonly park: Effect.Effect<Chunks, TransportError> = Effect.callback((resume) => {
-    if (this.chunks.length > 0) return resume(Effect.succeed(this.takeChunks()))
-    if (this.fault !== undefined) return resume(this.failure(this.fault, "read"))
-    this.reader = resume
-    return Effect.sync(() => {
-      if (this.reader === resume) this.reader = undefined
-    })
-  })
-
-  readonly pull: Connection["pull"] = Effect.suspend(() => {
-    if (this.chunks.length > 0) return Effect.succeed(this.takeChunks())
-    return this.park
+  readonly pull: Connection["pull"] = Effect.callback((resume) => {
+    if (this.chunks.length > 0) resume(Effect.succeed(this.takeChunks()))
+    else if (this.fault !== undefined) resume(this.failure(this.fault, "read"))
+    else this.reader = resume
   })
 
   // --- writing ---
@@ -227,7 +205,7 @@ export class NodeStream implements Connection {
    * longer than the socket counts them.
    */
   isFlushed(): boolean {
-    return this.wire instanceof SocketWire && this.socket.writableLength === 0 && !("encrypted" in this.socket)
+    return this.wire === this.socket && this.socket.writableLength === 0 && !("encrypted" in this.socket)
   }
 
   /** See `Connection`. */
@@ -238,7 +216,7 @@ export class NodeStream implements Connection {
         this.hesitates = false
         return Effect.andThen(nextTurn, this.write(chunk))
       }
-      this.wire.send(chunk)
+      this.wire.write(chunk)
       return this.isFull ? this.awaitDrain : Effect.void
     })
   }
@@ -264,7 +242,7 @@ export class NodeStream implements Connection {
 
   /** Ends the stream from our side: what arrived and was not pulled is of no use any more. */
   private discard() {
-    this.chunks = []
+    this.chunks = noArray()
     this.chunkBytes = 0
     this.die({ kind: "aborted" })
   }

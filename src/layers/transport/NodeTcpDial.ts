@@ -13,7 +13,7 @@ import * as Dns from "node:dns"
 import * as Net from "node:net"
 import type { DialPhase, TransportError } from "../../services/Transport.ts"
 import { toError, toFault } from "./NodeFault.ts"
-import { readableHighWaterMark } from "./NodeStream.ts"
+import { readableHighWaterMark, reserve } from "./NodeStream.ts"
 
 /** What a dial needs beside its address. */
 export interface TcpDialOptions {
@@ -71,6 +71,7 @@ const makeSocket = (options: TcpDialOptions): Net.Socket => {
   // The type of the options leaves out those of the stream.
   const streamOptions = { readableHighWaterMark, writableHighWaterMark: options.writeHighWaterMark }
   const socket = new Net.Socket(streamOptions as Net.SocketConstructorOpts)
+  reserve(socket)
   // Not as an option of `connect`, which does not know it.
   socket.setNoDelay(true)
   options.onSocket(socket)

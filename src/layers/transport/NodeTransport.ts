@@ -121,21 +121,26 @@ const connect = Effect.fnUntraced(function*(
 ): Effect.fn.Return<Connection, TransportError, Scope.Scope> {
   const scope = yield* Effect.scope
   const dial = new Dial(endpoint, settings, onPhase)
-  const owner: Owner = { current: dial }
+  const owned = own(dial)
   // Registered before the dial, so that no interruption finds a socket without an owner.
-  yield* Scope.addFinalizerExit(scope, toFinalizer(owner))
+  yield* Scope.addFinalizerExit(scope, owned.close)
   const stream = yield* abandonOnError(dial)
   // The dial is not kept any more.
-  owner.current = stream
+  owned.replace(stream)
   return stream
 })
 
-interface Owner {
-  current: { readonly close: Effect.Effect<void> }
+interface Closing {
+  readonly close: Effect.Effect<void>
 }
 
 // Apart, so that they know nothing but what they need.
-const toFinalizer = (owner: Owner) => () => owner.current.close
+const own = (current: Closing) => ({
+  close: () => current.close,
+  replace: (next: Closing) => {
+    current = next
+  }
+})
 const abandonOnError = (dial: Dial) => Effect.onError(dial.open, () => dial.abandon)
 
 /** One dial and the sockets it made. `stream` is set once everything is open, and owns them from then on. */

@@ -117,7 +117,7 @@ const toStream = (
   settings: StreamSettings
 ): NodeStream => {
   const wire: Wire = {
-    send: (chunk) => webSocket.send(chunk, { binary: true }, () => {}),
+    write: (chunk) => webSocket.send(chunk, { binary: true }, () => {}),
     pause: () => webSocket.pause(),
     resume: () => webSocket.resume(),
     end: () => webSocket.close(1000)

@@ -59,7 +59,7 @@ describe("Publishing", () => {
     it.effect("the plain way is taken once the topic is known, with the topic as it is written", () =>
       Effect.gen(function*() {
         const core = yield* make(undefined)
-        core.open(negotiated, false, () => {})
+        core.open(negotiated, false, { wakeWriter: () => {} })
         for (const qos of [undefined, 0, 1, 2] as const) {
           for (const retain of [undefined, false, true]) {
             const topic = fresh()
@@ -74,7 +74,7 @@ describe("Publishing", () => {
     it.effect("agree on what is not valid, and on what has properties (law 13)", () =>
       Effect.gen(function*() {
         const core = yield* make(undefined)
-        core.open(negotiated, false, () => {})
+        core.open(negotiated, false, { wakeWriter: () => {} })
         const payload = bytes(3)
         const messages: ReadonlyArray<(topic: string) => unknown> = [
           () => null,
@@ -117,7 +117,7 @@ describe("Publishing", () => {
       Effect.gen(function*() {
         for (const cause of [new ClientHalted({ cause: new DisconnectRequested() }), new ClientClosed()]) {
           const core = yield* make(undefined)
-          core.open(negotiated, false, () => {})
+          core.open(negotiated, false, { wakeWriter: () => {} })
           const message = { topic: fresh(), payload: bytes(1) }
           assert.isTrue(isPlain(both(core, message).second))
           if (cause._tag === "ClientClosed") core.refuse(cause)
@@ -141,7 +141,7 @@ describe("Publishing", () => {
           const topic = fresh()
           TopicMemory.put(topic)
           assert.deepStrictEqual([tagOf(0, topic), tagOf(1, topic)], [expected, undefined])
-          core.open(negotiated, false, () => {})
+          core.open(negotiated, false, { wakeWriter: () => {} })
           assert.deepStrictEqual([tagOf(0, topic), tagOf(1, topic)], [undefined, undefined])
           core.close()
           assert.deepStrictEqual([tagOf(0, topic), tagOf(1, topic)], [expected, undefined])
@@ -169,7 +169,7 @@ describe("Publishing", () => {
             [{}, [taken, taken, taken, taken]]
           ] as ReadonlyArray<[Partial<Negotiated>, ReadonlyArray<string>]>
         ) {
-          core.open({ ...negotiated, ...limits }, false, () => {})
+          core.open({ ...negotiated, ...limits }, false, { wakeWriter: () => {} })
           assert.deepStrictEqual(tagsOf(), expected, JSON.stringify(limits))
           core.close()
         }
@@ -178,7 +178,7 @@ describe("Publishing", () => {
     it.effect("agree on sizes around the limits of the outbox, also where they are set anew", () =>
       Effect.gen(function*() {
         const core = yield* make({ maxBytes: 3000 })
-        core.open(negotiated, false, () => {})
+        core.open(negotiated, false, { wakeWriter: () => {} })
         const topic = fresh(20)
         TopicMemory.put(topic)
         const tagOf = (length: number) => {
@@ -211,7 +211,7 @@ describe("Publishing", () => {
             core.open(
               { ...negotiated, maximumQoS, retainAvailable, maximumPacketSize, protocolVersion },
               false,
-              () => {}
+              { wakeWriter: () => {} }
             )
           }
           if (random.bool(0.1)) core.refuse(new ClientClosed())

@@ -28,6 +28,9 @@ const recall = () => {
   for (const topic of topics) assert.isDefined(TopicMemory.get(topic))
 }
 
+/** A connection that writes nothing by itself. */
+const idle = { wakeWriter: () => {} }
+
 /** A client without a network; `hasRuns`: whether any message is plain to it. */
 const make = Effect.fnUntraced(function*(outbox: ClientOptions["outbox"], hasRuns = true) {
   const options = yield* Effect.fromResult(resolve({ endpoint: "mqtt://broker", outbox }))
@@ -91,7 +94,7 @@ describe("Run", () => {
     Effect.gen(function*() {
       recall()
       const { core, publishAll, state } = yield* make(undefined)
-      core.open(negotiated, false, () => {})
+      core.open(negotiated, false, idle)
       publishAll(topics.map((topic) => ({ topic, payload: new Uint8Array(3) })))
       const run = core.outbox.peek()
       assert.instanceOf(run, Run)
@@ -106,7 +109,7 @@ describe("Run", () => {
     Effect.gen(function*() {
       recall()
       const { core, publishAll, state } = yield* make({ maxMessages: 10, maxBytes: 2000 })
-      core.open(negotiated, false, () => {})
+      core.open(negotiated, false, idle)
       const encoder = PacketCodec.makeEncoder({ protocolVersion: 5 })
       publishAll(messages(12))
       assert.deepInclude(state(), { queued: 10, bytes: 80, outcomes: [] })
@@ -125,12 +128,12 @@ describe("Run", () => {
     Effect.gen(function*() {
       recall()
       const { core, publishAll, state } = yield* make(undefined)
-      core.open(negotiated, false, () => {})
+      core.open(negotiated, false, idle)
       const encoder = PacketCodec.makeEncoder({ protocolVersion: 5 })
       const large = { topic: topics[0]!, payload: new Uint8Array(300) }
       publishAll([...messages(2), large, ...messages(2)])
       core.close()
-      core.open({ ...negotiated, maximumPacketSize: 200 }, false, () => {})
+      core.open({ ...negotiated, maximumPacketSize: 200 }, false, idle)
       encoder.maximumPacketSize = 200
       assert.isUndefined(core.collect(encoder, 1000))
       assert.strictEqual(encoder.take().length, 4 * 13)
@@ -169,7 +172,7 @@ describe("Run", () => {
               else if (kind < 12) {
                 if (isOpen) core.close()
                 else {
-                  core.open({ ...negotiated, maximumPacketSize, sendWindow: 5 }, resumes, () => {})
+                  core.open({ ...negotiated, maximumPacketSize, sendWindow: 5 }, resumes, idle)
                   encoder.maximumPacketSize = maximumPacketSize
                 }
               } else if (kind === 12) {
