@@ -49,6 +49,11 @@ export class ExchangeTable<A extends Linked<A>> {
     return this.get(packetId) !== undefined
   }
 
+  /** Whether it is the one of all who have none, which nothing may be put in. */
+  get isShared(): boolean {
+    return this as unknown === none
+  }
+
   /** Puts in one whose identifier no other has that is in it. */
   add(item: A): void {
     if (this.size * 2 >= this.places.length && this.places.length < largest) this.grow()
@@ -102,7 +107,7 @@ export class ExchangeTable<A extends Linked<A>> {
   }
 
   private grow(): void {
-    if (this as unknown === none) throw new Error("this table is shared by all who have none: add to one of your own")
+    if (this.isShared) throw new Error("this table is shared by all who have none: add to one of your own")
     const length = Math.max(smallest, this.places.length * 2)
     this.places = Array.from({ length }, () => undefined)
     this.mask = length - 1
@@ -120,12 +125,3 @@ const none = new ExchangeTable<never>()
  * @since 0.1.0
  */
 export const noTable = <A extends Linked<A>>(): ExchangeTable<A> => none as unknown as ExchangeTable<A>
-
-/**
- * The table itself, or a new one if it is that of all who have none.
- *
- * @category constructors
- * @since 0.1.0
- */
-export const ownTable = <A extends Linked<A>>(self: ExchangeTable<A>): ExchangeTable<A> =>
-  self as unknown === none ? new ExchangeTable<A>() : self

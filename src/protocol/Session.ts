@@ -14,7 +14,7 @@
  */
 import { noArray, noMap, ownMap } from "./EmptyCollections.ts"
 import type { Publish, PublishProperties, Pubrel } from "./Packet.ts"
-import { noTable, ownTable } from "./ExchangeTable.ts"
+import { ExchangeTable, noTable } from "./ExchangeTable.ts"
 import type { Linked } from "./ExchangeTable.ts"
 import * as PacketId from "./PacketId.ts"
 import type { ProtocolFault } from "./ProtocolFault.ts"
@@ -151,7 +151,8 @@ export type Restored<T> = Pick<Exchange<T>, "publish" | "stage" | "answer" | "to
 export class Session<T> {
   /** The one space of outbound identifiers, shared by PUBLISH, SUBSCRIBE and UNSUBSCRIBE (PI-07). */
   get ids(): PacketId.PacketIds {
-    return this.#ids ??= PacketId.make()
+    if (this.#ids === undefined) this.#ids = PacketId.make()
+    return this.#ids
   }
 
   #ids: PacketId.PacketIds | undefined
@@ -318,12 +319,12 @@ export class Session<T> {
   }
 
   #addPublished(exchange: OpenExchange<T>): void {
-    this.#published = ownTable(this.#published)
+    if (this.#published.isShared) this.#published = new ExchangeTable()
     this.#published.add(exchange)
   }
 
   #addReleased(exchange: OpenExchange<T>): void {
-    this.#released = ownTable(this.#released)
+    if (this.#released.isShared) this.#released = new ExchangeTable()
     this.#released.add(exchange)
   }
 

@@ -79,8 +79,10 @@ const toPlainEntry = (core: ClientCore, message: OutgoingMessage): Entry | undef
  */
 export const plainTopicOf = (core: ClientCore, message: OutgoingMessage): Uint8Array | undefined => {
   if (typeof message !== "object" || message === null) return undefined
-  const { payload, qos, retain, topic } = message
-  return typeof topic === "string" && payload instanceof Uint8Array && (qos === undefined || qos === 0) &&
+  const { qos } = message
+  if (qos !== 0 && qos !== undefined) return undefined
+  const { payload, retain, topic } = message
+  return typeof topic === "string" && payload instanceof Uint8Array &&
       (retain === undefined || retain === false) && core.accepts(0, false, payload.length) && !hasProperties(message)
     ? TopicMemory.get(topic)
     : undefined
