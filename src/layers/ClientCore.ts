@@ -431,11 +431,6 @@ export class ClientCore implements Hooks, InboxHooks {
     return this.#lagging.size > 0
   }
 
-  /** Callers whose publishes are over and who run when the present batch is done. */
-  get endedCallers(): number {
-    return this.#ended.length / 3
-  }
-
   /** What was received is handled: what of it still waits for a consumer lets go of the chunks. */
   detachPayloads(): void {
     if (this.#buffered.length === 0) return
@@ -523,6 +518,12 @@ export class ClientCore implements Hooks, InboxHooks {
     if (fault !== undefined) return fault
     if (!this.session.redelivering) this.outbound.encodeNew(encoder, limit)
     return undefined
+  }
+
+  /** The same for what may be sent before the store has it: all without a store, and with one PUBACK, of which it keeps nothing. */
+  collectUnkept(encoder: PacketCodec.Encoder, limit: number): ProtocolFault.ProtocolFault | undefined {
+    if (this.committer === undefined) return this.collect(encoder, limit)
+    return this.collectPubacks(encoder) ? undefined : cannotAcknowledge
   }
 
   #encodeAcks(encoder: PacketCodec.Encoder): boolean {

@@ -37,7 +37,6 @@ import type { Signal } from "../Signal.ts"
 import type { CommitTarget, KeptBytes } from "../store/Committer.ts"
 import type { ConnackOutcome, HandshakeOutcome, SessionPlan } from "./Handshake.ts"
 import * as Handshake from "./Handshake.ts"
-import { cannotAcknowledge } from "../publishing/Outbound.ts"
 
 /** Bytes that are collected for one write, and the largest slice that is written at once, so that progress is seen. */
 export const sliceBytes = 64 * 1024
@@ -166,6 +165,7 @@ export class LinkState implements CommitTarget {
     this.#isReceiving = true
     this.#wantsWriter = false
     core.startBatch()
+    this.#answered = 0
     const isHandshake = this.phase === "handshake"
     const isFirst = isHandshake && this.#first === undefined
     const foreign = isFirst ? Handshake.foreignFault(chunks[0]!) : undefined
@@ -212,9 +212,11 @@ export class LinkState implements CommitTarget {
       switch (packet._tag) {
         case "Publish":
           return this.core.inbound.onPublish(packet)
-        case "Puback": {
+        case "Puback":
+        case "Pubrec":
+        case "Pubcomp": {
           const fault = this.core.onPacket(packet)
-          if (this.core.endedCallers >= this.#halfWindow) this.#goOn()
+          if (++this.#answered >= this.#halfWindow) this.#goOn()
           return fault
         }
         case "Connack":
@@ -238,22 +240,23 @@ export class LinkState implements CommitTarget {
     if (packet._tag === "Connack") return this.#onConnack(packet)
     if (packet._tag === "Auth" && this.authenticator !== undefined) return this.#onAuth(this.authenticator, packet)
     if (packet._tag === "Disconnect" && this.options.protocolVersion === 5) {
-      const reasonCode = packet.reasonCode
-      this.#fail(new ClosedBeforeConnack({ address: this.address, reasonCode }), undefined)
+      this.#fail(new ClosedBeforeConnack({ address: this.address, reasonCode: packet.reasonCode }), undefined)
       return undefined
     }
     return ProtocolFault.make(packet._tag.toUpperCase(), "packet type", "it came before CONNACK", 0x82)
   }
 
-  /** Half of what may be under way, if that is much. */
+  /** Half of what may be under way, if that is much, and the acknowledgements that were handled since the last `#goOn`. */
   #halfWindow = 65_535
+  #answered = 0
 
   /**
-   * Lets callers go on whose publishes are acknowledged, and sends what they have to send, before the rest of what has come is
-   * handled: the server works on the one half while they work on the other.
+   * Lets callers go on whose publishes are acknowledged, and sends what there is to send, before the rest of what has come is
+   * handled: the server works on the one half while we work on the other.
    */
   #goOn(): void {
     const { core } = this
+    this.#answered = 0
     core.endBatch()
     if (core.hasOutput) this.writerWake.offerNow()
     core.startBatch()
@@ -491,11 +494,7 @@ export class LinkState implements CommitTarget {
     if (this.phase !== "open") return auth === undefined ? undefined : encoder.take()
     for (let count = this.#pings.take(now); count > 0; count--) encoder.encode({ _tag: "Pingreq" })
     core.startBatch()
-    const fault = core.committer === undefined
-      ? core.collect(encoder, collectBytes)
-      : core.collectPubacks(encoder)
-      ? undefined
-      : cannotAcknowledge
+    const fault = core.collectUnkept(encoder, collectBytes)
     const bytes = encoder.size === 0 ? this.#takeKept() : encoder.take()
     if (bytes !== undefined) {
       core.writing = true
