@@ -7,7 +7,7 @@
 import { spawnSync } from "node:child_process"
 import { fileURLToPath } from "node:url"
 
-const benchmarks = ["client", "codec", "dispatch", "store"]
+const benchmarks = ["client", "codec", "compare", "dispatch", "store"]
 
 const [first, ...rest] = process.argv.slice(2)
 const [name, flags] = first === undefined || first.startsWith("-") ? ["client", process.argv.slice(2)] : [first, rest]

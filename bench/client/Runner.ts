@@ -140,9 +140,7 @@ export class Runner {
     const line = Buffer.from(payloadOf(task.size)).toString()
     const command = task.kind === "publish"
       ? `yes ${line} | head -n ${task.count} | { time mosquitto_pub ${common} -t ${topics[0]} -l; }`
-      : `time mosquitto_sub ${common} -C ${task.count} -t '${
-        task.flooded ? filter : floodTopic({ ...task, peer: "bare", port, warmupMillis: 0, measureMillis: 0 })
-      }' > /dev/null`
+      : `time mosquitto_sub ${common} -C ${task.count} -t '${task.flooded ? filter : floodTopic(task)}' > /dev/null`
     const child = spawn("bash", ["-c", `TIMEFORMAT='%R %U %S'; { ${command}; } 2>&1`], {
       stdio: ["ignore", "pipe", "pipe"]
     })

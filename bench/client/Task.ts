@@ -58,7 +58,7 @@ export const filter = "factory/line-7/device/+/temperature"
 export const payloadOf = (size: number): Uint8Array => new Uint8Array(size).fill(0x61)
 
 /** Publishing to this topic has the fake broker flood the connection: QoS, payload bytes, topics, window. */
-export const floodTopic = (task: Task): string =>
+export const floodTopic = (task: Pick<Task, "qos" | "size" | "subscriptions" | "window">): string =>
   `$bench/flood/${task.qos}/${task.size}/${task.subscriptions === 1 ? topicCount : task.subscriptions}/${task.window}`
 
 /** Warms up, measures and ends, by the times of the task. `tick` is told how many messages are done by now. */
