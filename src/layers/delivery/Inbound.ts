@@ -17,7 +17,10 @@ import { Spill } from "./Spill.ts"
 import type { Subscriber } from "./Subscriber.ts"
 import type { Member } from "../subscriptions/SubscriptionEntry.ts"
 
-const isOver = (subscriber: Subscriber): boolean => subscriber.isOver
+const isAnyOver = (subscribers: ReadonlyArray<Subscriber>): boolean => {
+  for (let index = 0; index < subscribers.length; index++) if (subscribers[index]!.isOver) return true
+  return false
+}
 
 export class Inbound {
   readonly core: ClientCore
@@ -66,9 +69,8 @@ export class Inbound {
       return undefined
     }
     const receipt = this.core.inbox.receive(packet, toMessage)
-    if (receipt === undefined) return undefined
-    if ("_tag" in receipt) return receipt
-    if (takers === undefined || takers.some(isOver)) this.dispatch(receipt, false, packet.dup ? "repeated" : "new")
+    if (receipt === undefined) return this.core.inbox.fault
+    if (takers === undefined || isAnyOver(takers)) this.dispatch(receipt, false, packet.dup ? "repeated" : "new")
     else {
       receipt.pending = takers.length
       for (let index = 0; index < takers.length; index++) takers[index]!.deliver(receipt.message, receipt)

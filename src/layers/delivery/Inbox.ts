@@ -94,6 +94,8 @@ export class Inbox {
   #bytes = 0
   /** Whether a message was refused on this connection since it would have taken too much memory. */
   #isOverfull = false
+  /** The server has exceeded our Receive Maximum on this connection (FC-06). */
+  fault: Fault.ProtocolFault | undefined
   /** Called once when `hasRoom` holds again. */
   onRoom: (() => void) | undefined
   /** Undefined where nobody counts. */
@@ -192,6 +194,7 @@ export class Inbox {
   /** A connection began; acknowledgements have reason codes on MQTT 5.0. */
   begin(sessionPresent: boolean, receiveMaximum: number | undefined, hasCodes: boolean): void {
     this.#generation++
+    this.fault = undefined
     this.#link = "up"
     this.#hasCodes = hasCodes
     this.#isOverfull = false
@@ -239,15 +242,14 @@ export class Inbox {
   }
 
   /**
-   * A QoS 1 or 2 PUBLISH came. Gives the receipt if the message is to be handed over, undefined if it was before, and a fault
-   * if the server exceeds our Receive Maximum (FC-06).
+   * A QoS 1 or 2 PUBLISH came. Gives the receipt if the message is to be handed over; undefined if it was before, or if there
+   * is a `fault`.
    */
-  receive(packet: Publish, toMessage: (packet: Publish) => Message): Receipt | undefined | Fault.ProtocolFault {
+  receive(packet: Publish, toMessage: (packet: Publish) => Message): Receipt | undefined {
     const id = packet.packetId
     if (packet.qos === 2) {
       // First, so that a message beyond our Receive Maximum is not taken for one that was received.
-      const fault = this.#outstandingQos2.has(id) ? undefined : this.#countOne()
-      if (fault !== undefined) return fault
+      if (!this.#outstandingQos2.has(id) && !this.#countOne()) return undefined
       this.#outstandingQos2 = ownSet(this.#outstandingQos2).add(id)
       const outcome = this.#session.onPublish(id)
       if (outcome === "again") {
@@ -274,8 +276,7 @@ export class Inbox {
       this.#pubrec.push(receipt)
       return receipt
     }
-    const fault = this.#countOne()
-    if (fault !== undefined) return fault
+    if (!this.#countOne()) return undefined
     const bytes = sizeOf(packet)
     if (!this.#hasRoomFor(packet, bytes)) return undefined
     const receipt = this.#receipt(packet, toMessage, bytes, false)
@@ -492,11 +493,13 @@ export class Inbox {
     }
   }
 
-  #countOne(): Fault.ProtocolFault | undefined {
+  /** Whether our Receive Maximum allows one more. */
+  #countOne(): boolean {
     const maximum = this.#receiveMaximum
     this.#outstanding++
-    if (maximum === undefined || this.#outstanding <= maximum) return undefined
-    return Fault.make("PUBLISH", "receive maximum", `more than ${maximum} unacknowledged messages`, 0x93)
+    if (maximum === undefined || this.#outstanding <= maximum) return true
+    this.fault = Fault.make("PUBLISH", "receive maximum", `more than ${maximum} unacknowledged messages`, 0x93)
+    return false
   }
 }
 
