@@ -32,5 +32,13 @@ export const ownSet = <A>(self: Set<A>): Set<A> => self === set ? new Set<A>() :
 
 export const noArray = <A>(): Array<A> => array
 
+const blank: ReadonlyArray<never> = []
+
+/**
+ * A new array. For those that hold what is under way this is better than a literal, for the reason that `PublishPacket` gives:
+ * an array in the old generation keeps alive what was in it, and that moves there, too.
+ */
+export const newArray = <A>(): Array<A> => blank.slice()
+
 /** The array itself, or a new one if it is that of all who have none. */
-export const ownArray = <A>(self: Array<A>): Array<A> => self === (array as ReadonlyArray<A>) ? [] : self
+export const ownArray = <A>(self: Array<A>): Array<A> => self === (array as ReadonlyArray<A>) ? newArray() : self

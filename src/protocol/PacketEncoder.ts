@@ -182,7 +182,8 @@ class PacketEncoder implements Encoder {
     this.start = this.position
     // A batch that outgrows the slab must be moved, so a rest that will not do is given up.
     if (this.slab.length - this.position < this.batch) {
-      this.spare = this.slab
+      // One that a single large message took is not held on to.
+      this.spare = this.slab.length > largestSlab ? noBytes : this.slab
       this.slab = noBytes
       this.start = 0
       this.position = 0

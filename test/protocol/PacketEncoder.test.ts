@@ -491,6 +491,23 @@ describe("PacketEncoder", () => {
       assert.strictEqual(buffers.size, 1)
     })
 
+    it("does not hold on to what one large message took", () => {
+      const encoder = makeEncoder({ protocolVersion: 5 })
+      encoder.encode(pub({ payload: new Uint8Array(8 << 20) }))
+      encoder.take()
+      for (let count = 0; count < 5; count++) {
+        encoder.reclaim()
+        encoder.encode(pub({ payload: Uint8Array.of(1) }))
+        assert.isAtMost(encoder.take().buffer.byteLength, 1 << 20)
+      }
+      encoder.encode(pub({ payload: new Uint8Array(8 << 20) }))
+      encoder.take()
+      // As where nothing is ever reclaimed.
+      for (const held of Object.values(encoder)) {
+        if (ArrayBuffer.isView(held)) assert.isAtMost(held.buffer.byteLength, 1 << 20)
+      }
+    })
+
     it("keeps what was not taken", () => {
       const encoder = makeEncoder({ protocolVersion: 5 })
       encoder.encode(pub({ payload: Uint8Array.of(1) }))

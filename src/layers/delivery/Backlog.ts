@@ -6,7 +6,7 @@
  *
  * @since 0.1.0
  */
-import { noArray, ownArray } from "../../protocol/EmptyCollections.ts"
+import { newArray, noArray, ownArray } from "../../protocol/EmptyCollections.ts"
 import type { Message } from "../../services/Message.ts"
 import { detachPayload } from "../../services/MessageCodec.ts"
 import { isTracked, NewDelivery } from "./Delivery.ts"
@@ -77,7 +77,7 @@ export class Backlog {
   /** All deliveries, if they are no more than this; none otherwise. */
   takeAll(maximum: number): Array<Delivery> {
     const deliveries = this.#deliveries
-    if (this.#head > 0 || deliveries.length > maximum || deliveries.length === 0) return []
+    if (this.#head > 0 || deliveries.length > maximum || deliveries.length === 0) return newArray()
     this.#deliveries = noArray()
     return deliveries as Array<Delivery>
   }

@@ -16,6 +16,7 @@ import type { NonEmptyReadonlyArray } from "effect/Array"
 import type { AckResult, Message } from "../../services/Message.ts"
 import { detachPayload } from "../../services/MessageCodec.ts"
 import { SubscribeError, SubscriptionOverflow } from "../../services/MqttError.ts"
+import { noArray } from "../../protocol/EmptyCollections.ts"
 import { Backlog, detachLast } from "./Backlog.ts"
 import { Handed, isTracked, NewDelivery, released } from "./Delivery.ts"
 import type { Aside, BufferOptions, Delivery, Hooks, Limits } from "./Delivery.ts"
@@ -49,7 +50,7 @@ export class Subscriber {
   #progressAt = 0
   #dropped = 0
   /** What the consumer was given last and may still be working on. */
-  #handed: Array<Delivery> = []
+  #handed = noArray<Delivery>()
   /** What the consumer was given and is to settle, in that order. */
   #unsettled = new Set<Handed>()
   /** The connection of the newest message. */
@@ -160,7 +161,7 @@ export class Subscriber {
     const begun = [...this.#unsettled]
     const rest = [...this.#handed, ...this.#buffer.deliveries, ...this.#tail]
     this.#unsettled.clear()
-    this.#handed = []
+    this.#handed = noArray()
     this.#buffer.clear()
     this.#tail = []
     this.#count = 0
@@ -188,7 +189,7 @@ export class Subscriber {
     const { length } = deliveries
     if (length === 0) return undefined
     this.#handed = deliveries
-    const messages = new Array<Message>(length)
+    const messages = deliveries.slice() as ReadonlyArray<unknown> as Array<Message>
     for (let index = 0; index < length; index++) messages[index] = deliveries[index]!.message
     return messages
   })
@@ -265,7 +266,7 @@ export class Subscriber {
   detach(exit: Exit.Exit<unknown, unknown>): void {
     this.#attached = false
     const handed = this.#handed
-    this.#handed = []
+    this.#handed = noArray()
     if (handed.length === 1 && Exit.isSuccess(exit)) this.#settleDelivery(handed[0]!)
     else this.#putBack(handed.filter(isTracked))
   }
@@ -278,7 +279,7 @@ export class Subscriber {
   #settleHanded(): void {
     const handed = this.#handed
     if (handed.length === 0) return
-    this.#handed = []
+    this.#handed = noArray()
     if (this.#limits === undefined) this.#hooks.settleAll(handed)
     else for (const delivery of handed) this.#settleDelivery(delivery)
   }

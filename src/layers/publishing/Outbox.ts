@@ -8,7 +8,7 @@
  * @since 0.1.0
  */
 import { OutboxFull, PacketTooLarge } from "../../services/MqttError.ts"
-import { noArray, ownArray } from "../../protocol/EmptyCollections.ts"
+import { newArray, noArray, ownArray } from "../../protocol/EmptyCollections.ts"
 import type { Batch, Entry, Outcome } from "./Entry.ts"
 import { Run } from "./Run.ts"
 
@@ -31,7 +31,7 @@ export interface OutboxHooks {
 export class Outbox {
   #limits: Limits
   /** Live and removed entries in call order, from `#head` on. */
-  #entries: Array<Entry | Run> = []
+  #entries = newArray<Entry | Run>()
   #head = 0
   #queued = 0
   #waiting: Array<Entry> = noArray()
@@ -147,7 +147,7 @@ export class Outbox {
       this.#head++
     }
     if (this.#head > 0) {
-      this.#entries = []
+      this.#entries = newArray()
       this.#head = 0
     }
     return undefined

@@ -17,6 +17,7 @@ import type { OutgoingMessage } from "../../services/Message.ts"
 import type { MqttClientService, PublishResult } from "../../services/MqttClient.ts"
 import { DeadlineExceeded, InvalidMessage, PublishError } from "../../services/MqttError.ts"
 import type { PublishPhase, PublishReason } from "../../services/MqttError.ts"
+import { newArray } from "../../protocol/EmptyCollections.ts"
 import type { ClientCore } from "../ClientCore.ts"
 import type { Batch, Entry, Outcome } from "./Entry.ts"
 import { checkTimeout, plainTopicOf, toEntry } from "./Publishing.ts"
@@ -31,6 +32,18 @@ const noMessages: ReadonlyArray<PublishOutcome> = []
 const plain = ([0, 1, 2] as const).map((qos): PublishOutcome =>
   Result.succeed({ qos, reasonCode: 0, reasonString: undefined, guarantee: guaranteeOf({ qos }) })
 )
+
+/** Where the parts of a run are collected, which gets a copy of them. */
+let scratch: Array<Uint8Array | undefined> | undefined
+
+/** Whether it is at QoS 0, which is the first thing to be known of one that is plain. */
+const isUnacknowledged = (message: OutgoingMessage): boolean => {
+  try {
+    return message?.qos === undefined || message.qos === 0
+  } catch {
+    return false
+  }
+}
 
 class PublishBatch implements Batch {
   /** In the order of the messages; whole once `isDone`. */
@@ -73,21 +86,37 @@ class PublishBatch implements Batch {
   }
 
   run(messages: number, bytes: number): Run | undefined {
-    const { length } = this.outcomes
-    const end = Math.min(length, this.#next + messages)
-    let left = bytes
-    let run: Run | undefined
-    for (; this.#next < end; this.#next++) {
-      const message = this.#messages[this.#next]!
-      const topic = plainTopicOf(this.#core, message)
-      if (topic === undefined) break
-      const payload = message.payload as Uint8Array
-      left -= sizeOfPlain(topic, payload)
-      if (left < 0) break
-      run ??= new Run(this, this.#first + this.#next, end - this.#next)
-      run.push(topic, payload)
-      this.#set(this.#next, plain[0]!)
+    const first = this.#next
+    const end = Math.min(this.outcomes.length, first + messages)
+    if (first >= end || !isUnacknowledged(this.#messages[first]!)) return undefined
+    // How many there will be is not known before, and room for all that there might be would be too much for a short run. A
+    // message may bring code of its own that publishes, and which is not to find these in use.
+    const parts = scratch ?? newArray()
+    scratch = undefined
+    let count = 0
+    let size = 0
+    try {
+      for (; this.#next < end; this.#next++) {
+        const message = this.#messages[this.#next]!
+        const topic = plainTopicOf(this.#core, message)
+        if (topic === undefined) break
+        const payload = message.payload as Uint8Array
+        const whole = size + sizeOfPlain(topic, payload)
+        if (whole > bytes) break
+        size = whole
+        parts[count] = topic
+        parts[count + 1] = payload
+        count += 2
+        this.#set(this.#next, plain[0]!)
+      }
+    } catch {
+      // What throws when it is read is looked at again by `next`.
     }
+    const run = count === 0
+      ? undefined
+      : new Run(this, this.#first + first, size, parts.slice(0, count) as Array<Uint8Array>)
+    parts.fill(undefined, 0, count)
+    scratch = parts
     return run
   }
 
@@ -96,7 +125,7 @@ class PublishBatch implements Batch {
     while (this.#next < length) {
       const index = this.#next++
       const message = this.#messages[index]!
-      const entry = toEntry(this.#core, message)
+      const entry = entryOf(this.#core, message)
       if ("_tag" in entry) {
         this.#fail(index, topicOf(message), entry, "queued")
         continue
@@ -145,9 +174,9 @@ class PublishBatch implements Batch {
 
   /**
    * Ends the waiting: what no byte was sent of is taken back, what was written goes on by itself (law 5). Gives those that
-   * had no outcome and a place.
+   * had no outcome and a place. `keepsTaken`: what counts as published stays in the outbox.
    */
-  abandon(): ReadonlyArray<Entry> {
+  abandon(keepsTaken = false): ReadonlyArray<Entry> {
     this.#next = this.outcomes.length + 1
     this.onChange = () => {}
     const entries = this.#core.outbox.entriesOf(this)
@@ -155,7 +184,7 @@ class PublishBatch implements Batch {
       if (token.batch === this) entries.push(token)
     }
     const open = entries.filter((entry) => entry.resume !== undefined)
-    for (const entry of entries) this.#core.outbound.abandon(entry)
+    for (const entry of keepsTaken ? open : entries) this.#core.outbound.abandon(entry)
     return open
   }
 
@@ -173,7 +202,23 @@ class PublishBatch implements Batch {
   }
 }
 
-const topicOf = (message: OutgoingMessage): string => typeof message?.topic === "string" ? message.topic : ""
+const topicOf = (message: OutgoingMessage): string => {
+  try {
+    const topic = message?.topic
+    return typeof topic === "string" ? topic : ""
+  } catch {
+    return ""
+  }
+}
+
+/** A batch that waits is looked at by the writer, which must not end by what a getter throws. */
+const entryOf = (core: ClientCore, message: OutgoingMessage): Entry | PublishReason => {
+  try {
+    return toEntry(core, message)
+  } catch {
+    return new InvalidMessage({ field: "message", problem: "throws when it is read" })
+  }
+}
 
 /** Waits until `isReady` holds of the batch. The wait can be interrupted and leaves the batch alone. */
 const waitFor = (batch: PublishBatch, isReady: (batch: PublishBatch) => boolean): Effect.Effect<void> =>
@@ -221,7 +266,7 @@ export const makePublishAll = (core: ClientCore): MqttClientService["publishAll"
       duration: timeoutMillis,
       orElse: () =>
         Effect.sync(() => {
-          batch.expire(timeoutMillis, batch.abandon())
+          batch.expire(timeoutMillis, batch.abandon(true))
           return batch.outcomes
         })
     }))

@@ -22,30 +22,22 @@ export class Run {
   /** Place in call order of the first one that is left. */
   sequence: number
   /** Bytes that count towards the bound, of those that are left. */
-  size = 0
+  size: number
   readonly batch: Batch
-  /** Of each message the topic as it is written, and the payload. */
-  readonly #parts: Array<Uint8Array>
+  readonly #parts: ReadonlyArray<Uint8Array>
   #next = 0
-  #end = 0
 
-  /** Has room for this many messages. */
-  constructor(batch: Batch, sequence: number, messages: number) {
+  /** `parts`: of each message the topic as it is written, and the payload. */
+  constructor(batch: Batch, sequence: number, size: number, parts: ReadonlyArray<Uint8Array>) {
     this.batch = batch
     this.sequence = sequence
-    this.#parts = new Array<Uint8Array>(2 * messages)
-  }
-
-  push(topic: Uint8Array, payload: Uint8Array): void {
-    this.#parts[this.#end] = topic
-    this.#parts[this.#end + 1] = payload
-    this.#end += 2
-    this.size += sizeOfPlain(topic, payload)
+    this.size = size
+    this.#parts = parts
   }
 
   /** Messages that are left. */
   get count(): number {
-    return (this.#end - this.#next) / 2
+    return (this.#parts.length - this.#next) / 2
   }
 
   /** The topic of the first one, as it is written. */
@@ -62,7 +54,7 @@ export class Run {
     this.size -= sizeOfPlain(this.topic, this.payload)
     this.sequence++
     this.#next += 2
-    if (this.#next === this.#end) this.state = "done"
+    if (this.#next === this.#parts.length) this.state = "done"
   }
 
   /** The first one as an entry of its own, which is not in the run any more. */

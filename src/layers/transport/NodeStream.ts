@@ -108,6 +108,7 @@ export class NodeStream implements Connection {
 
   declare readonly write: Connection["write"]
   declare readonly abort: Connection["abort"]
+  declare readonly isFlushed: () => boolean
 
   /** With a wire of its own, that one tells of what is received and of the end. */
   constructor(
@@ -204,7 +205,7 @@ export class NodeStream implements Connection {
    * See `Connection`. Only where the bytes go to the kernel as they are: what encrypts or frames them may hold on to them for
    * longer than the socket counts them.
    */
-  isFlushed(): boolean {
+  get flushed(): boolean {
     return this.wire === this.socket && this.socket.writableLength === 0 && !("encrypted" in this.socket)
   }
 
@@ -286,6 +287,13 @@ const members: PropertyDescriptorMap & ThisType<NodeStream> = {
     enumerable: true,
     get() {
       return Effect.sync(() => this.destroy())
+    }
+  },
+  // Not to be copied unseen by one with a `write` of its own, which may hold on to what the socket does not have.
+  isFlushed: {
+    enumerable: false,
+    get() {
+      return () => this.flushed
     }
   }
 }

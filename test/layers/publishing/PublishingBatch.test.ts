@@ -364,6 +364,42 @@ describe("publishAll", () => {
         assert.deepStrictEqual(yield* held(client), { queued: 0, heldBytes: 5, inFlight: 2, packetIds: 2 })
       })))
 
+    it.effect("keeps what counts as published when the time is over", () =>
+      run(Effect.gen(function*() {
+        const { client, network } = yield* open({ ...quiet, outbox: { maxMessages: 2 } })
+        yield* client.pause
+        yield* network.settle
+        const publishing = yield* start(client.publishAll(batch(4, 0), { timeout: "1 second" }))
+        yield* TestClock.adjust("1 second")
+        assert.deepStrictEqual(told(yield* Fiber.join(publishing)), [
+          ...done(2, 0),
+          "a2 DeadlineExceeded queued",
+          "a3 DeadlineExceeded queued"
+        ])
+        assert.strictEqual((yield* client.stats).queued, 2)
+      })))
+
+    it.effect("fails a message that throws when it is read, though it has waited for room, and sends the others", () =>
+      run(Effect.gen(function*() {
+        const { client, network, peer } = yield* open({ ...quiet, outbox: { maxMessages: 2 } })
+        const throwing = {
+          topic: "x",
+          get payload(): Uint8Array {
+            throw new Error("read")
+          }
+        }
+        const publishing = yield* start(client.publishAll([...batch(3, 0), throwing, ...batch(1, 0, "b")]))
+        yield* network.settle
+        assert.deepStrictEqual(told(yield* Fiber.join(publishing)), [
+          ...done(3, 0),
+          "x InvalidMessage queued",
+          ...done(1, 0)
+        ])
+        yield* client.publish(to("after", 0))
+        yield* network.settle
+        assert.deepStrictEqual(topics(peer), ["a0", "a1", "a2", "b0", "after"])
+      })))
+
     it.effect("gives up all of it when the client halts", () =>
       run(Effect.gen(function*() {
         const { client, network } = yield* open({ ...quiet, outbox: { maxMessages: 2 } }, {

@@ -1,4 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
+import { getHeapStatistics } from "node:v8"
 import { Clock, Duration, Effect, Fiber, Result } from "effect"
 import type { Exit } from "effect"
 import { ClientCore } from "../../../src/layers/ClientCore.ts"
@@ -122,6 +123,26 @@ describe("Run", () => {
       assert.isUndefined(core.collect(encoder, 1000))
       assert.isTrue(core.outbox.passed(12))
       assert.deepInclude(state(), { queued: 0, bytes: 0 })
+    }))
+
+  it.effect("takes no memory for what does not come (law 14)", () =>
+    Effect.gen(function*() {
+      recall()
+      const { core, publishAll, state } = yield* make({ maxMessages: 1_000_000, maxBytes: 10_000 })
+      core.open(negotiated, false, idle)
+      const encoder = PacketCodec.makeEncoder({ protocolVersion: 5 })
+      const heap = () => getHeapStatistics().used_heap_size
+      const payload = new Uint8Array(1000)
+      publishAll(Array.from({ length: 20_000 }, () => ({ topic: topics[0]!, payload })))
+      const before = heap()
+      for (let left = 2000; left > 0; left--) {
+        assert.isUndefined(core.collect(encoder, 1000))
+        encoder.take()
+        encoder.reclaim()
+      }
+      // Room for what is left of the batch, in each of 2,000 runs, would be 500 MB.
+      assert.isBelow(heap() - before, 100 << 20)
+      assert.isAbove(state().queued, 0)
     }))
 
   it.effect("drops by itself what a later connection does not take, and sends the rest", () =>

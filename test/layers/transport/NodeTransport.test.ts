@@ -112,6 +112,10 @@ describe("NodeTransport", () => {
       Effect.gen(function*() {
         const { connection, peer } = yield* open()
         const copy: Connection = { ...connection }
+        // Who writes in another way is not to take over by accident what tells when all is written.
+        assert.isUndefined(copy.isFlushed)
+        const { isFlushed } = connection
+        assert.isTrue(isFlushed!())
         yield* copy.write(Buffer.from("cd"))
         yield* send(peer, "ab")
         assert.deepStrictEqual((yield* copy.pull).map((chunk) => Buffer.from(chunk).toString()), ["ab"])
