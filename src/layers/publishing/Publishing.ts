@@ -77,13 +77,14 @@ const toPlainEntry = (core: ClientCore, message: OutgoingMessage): Entry | undef
  * The topic as it is written, of a message that is plain, at QoS 0, and not retained: its payload is bytes, and every
  * connection takes it. Undefined for the others.
  */
-export const plainTopicOf = (core: ClientCore, message: OutgoingMessage): Uint8Array | undefined => {
-  if (typeof message !== "object" || message === null) return undefined
-  const { qos } = message
-  if (qos !== 0 && qos !== undefined) return undefined
-  const { payload, retain, topic } = message
-  return typeof topic === "string" && payload instanceof Uint8Array &&
-      (retain === undefined || retain === false) && core.accepts(0, false, payload.length) && !hasProperties(message)
+export const plainTopicOf = (
+  core: ClientCore,
+  message: OutgoingMessage,
+  payload: Uint8Array
+): Uint8Array | undefined => {
+  const { qos = 0, retain = false, topic } = message
+  return typeof topic === "string" && qos === 0 && retain === false && core.accepts(0, false, payload.length) &&
+      !hasProperties(message)
     ? TopicMemory.get(topic)
     : undefined
 }

@@ -98,9 +98,11 @@ class PublishBatch implements Batch {
     try {
       for (; this.#next < end; this.#next++) {
         const message = this.#messages[this.#next]!
-        const topic = plainTopicOf(this.#core, message)
+        // Read once, since what is looked at has to be what is sent.
+        const { payload } = message
+        if (!(payload instanceof Uint8Array)) break
+        const topic = plainTopicOf(this.#core, message, payload)
         if (topic === undefined) break
-        const payload = message.payload as Uint8Array
         const whole = size + sizeOfPlain(topic, payload)
         if (whole > bytes) break
         size = whole

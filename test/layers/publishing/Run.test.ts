@@ -145,6 +145,25 @@ describe("Run", () => {
       assert.isAbove(state().queued, 0)
     }))
 
+  it.effect("sends the payload that it looked at, whatever the message gives next", () =>
+    Effect.gen(function*() {
+      recall()
+      const { core, publishAll, state } = yield* make(undefined)
+      core.open(negotiated, false, idle)
+      let reads = 0
+      const changing = {
+        topic: topics[0]!,
+        get payload(): Uint8Array {
+          return reads++ === 0 ? Uint8Array.of(1, 2, 3) : "text" as unknown as Uint8Array
+        }
+      }
+      publishAll([changing])
+      const encoder = PacketCodec.makeEncoder({ protocolVersion: 5 })
+      assert.isUndefined(core.collect(encoder, 1000))
+      assert.strictEqual(toHex(encoder.take().slice(-3)), "01 02 03")
+      assert.deepInclude(state(), { queued: 0, bytes: 0 })
+    }))
+
   it.effect("drops by itself what a later connection does not take, and sends the rest", () =>
     Effect.gen(function*() {
       recall()
