@@ -21,7 +21,7 @@ import type { ClientClosed, ClientHalted } from "../services/MqttError.ts"
 import type { ResolvedOptions } from "../services/ResolvedOptions.ts"
 import type { DropReason, Negotiated, Stats } from "../services/Status.ts"
 import type { Committer } from "./store/Committer.ts"
-import { noArray, noSet, ownArray, ownSet } from "../protocol/EmptyCollections.ts"
+import { isNoArray, newArray, noArray, noSet, ownArray, ownSet } from "../protocol/EmptyCollections.ts"
 import { Events } from "./Events.ts"
 import { Inbound } from "./delivery/Inbound.ts"
 import { encodeAcks, Inbox } from "./delivery/Inbox.ts"
@@ -414,13 +414,17 @@ export class ClientCore implements Hooks, InboxHooks {
     entry.resume = undefined
     // A batch lets nobody go on by itself.
     if (entry.batch !== undefined || !this.#inBatch) resume(outcome, entry)
-    else (this.#ended = ownArray(this.#ended)).push(resume, outcome, entry)
+    else {
+      if (isNoArray(this.#ended)) this.#ended = newArray()
+      this.#ended.push(resume, outcome, entry)
+    }
   }
 
   /** Runs what lets user code go on: when the present batch is done, since a fiber that is resumed runs at once. */
   defer(run: () => void): void {
-    if (this.#inBatch) (this.#outcomes = ownArray(this.#outcomes)).push(run)
-    else run()
+    if (!this.#inBatch) return run()
+    if (isNoArray(this.#outcomes)) this.#outcomes = newArray()
+    this.#outcomes.push(run)
   }
 
   /** Whether a consumer is behind, so that the reader should give it its turn. */

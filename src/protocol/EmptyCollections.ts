@@ -16,7 +16,14 @@ const map = new Map<unknown, unknown>()
 map.set = refuse
 const set = new Set<unknown>()
 set.add = refuse
-const array: Array<never> = []
+/** For objects from the start: where V8 has seen arrays of several kinds, it calls `push` in place of inlining it. */
+const emptyArray = (): Array<never> => {
+  const array: Array<unknown> = [{}]
+  array.pop()
+  return array as Array<never>
+}
+
+const array = emptyArray()
 // Not frozen: what takes something out of an empty array sets its length.
 Object.defineProperty(array, "push", { value: refuse })
 
@@ -32,13 +39,19 @@ export const ownSet = <A>(self: Set<A>): Set<A> => self === set ? new Set<A>() :
 
 export const noArray = <A>(): Array<A> => array
 
-const blank: ReadonlyArray<never> = []
+const blank: ReadonlyArray<never> = emptyArray()
 
 /**
  * A new array. For those that hold what is under way this is better than a literal, for the reason that `PublishPacket` gives:
  * an array in the old generation keeps alive what was in it, and that moves there, too.
  */
 export const newArray = <A>(): Array<A> => blank.slice()
+
+/**
+ * Whether it is that of all who have none, for what runs with every message: storing what `ownArray` gives would do, but V8
+ * keeps a record of each young array that is stored in an old object, though it be the one that is there.
+ */
+export const isNoArray = (self: ReadonlyArray<unknown>): boolean => self === array
 
 /** The array itself, or a new one if it is that of all who have none. */
 export const ownArray = <A>(self: Array<A>): Array<A> => self === (array as ReadonlyArray<A>) ? newArray() : self

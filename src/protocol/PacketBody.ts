@@ -22,7 +22,7 @@ import type {
   Suback,
   Unsuback
 } from "./Packet.ts"
-import { noBytes, noWords, PacketReader, propertyPlace } from "./PacketReader.ts"
+import { emptyBytes, noBytes, noWords, PacketReader, propertyPlace } from "./PacketReader.ts"
 import type { PacketReaderOptions, PropertyPlace } from "./PacketReader.ts"
 import * as Property from "./Property.ts"
 import type * as ProtocolFault from "./ProtocolFault.ts"
@@ -131,6 +131,31 @@ const PlainAck = function(this: Writable<Ack>, tag: Ack["_tag"], packetId: numbe
 
 PlainAck.prototype = Object.prototype
 
+/** A PUBLISH that is filled anew for each message of a chunk. */
+class ReusedPublish implements Writable<Publish & Noted> {
+  declare readonly _tag: "Publish"
+  declare dup: boolean
+  declare qos: QoS
+  declare retain: boolean
+  declare topic: string
+  declare packetId: number
+  declare payload: Uint8Array
+  declare properties: PublishProperties | undefined
+  declare note: TopicNote | undefined
+
+  constructor() {
+    this._tag = "Publish"
+    this.dup = false
+    this.qos = 0
+    this.retain = false
+    this.topic = ""
+    this.packetId = 0
+    this.payload = emptyBytes
+    this.properties = undefined
+    this.note = undefined
+  }
+}
+
 const pingresp: ServerPacket = Object.freeze({ _tag: "Pingresp" })
 
 /**
@@ -146,9 +171,9 @@ export class PacketBody {
   private words: DataView = noWords
   private topics: StringCache | undefined = undefined
   private aliases: Map<number, string> | undefined = undefined
-  /** Whether PUBLISH packets are one object that is filled anew, and the object once there is one. */
+  /** Whether the PUBLISH packets of a chunk are one object that is filled anew, and the object once there is one. */
   private readonly reuses: boolean
-  private reused: Writable<Publish & Noted> | undefined = undefined
+  private reused: ReusedPublish | undefined = undefined
 
   constructor(
     options: PacketReaderOptions & {
@@ -185,9 +210,11 @@ export class PacketBody {
     this.reader.open(noBytes, noWords)
     const { reused } = this
     if (reused === undefined) return
-    reused.payload = noBytes
+    reused.payload = emptyBytes
     reused.properties = undefined
     reused.note = undefined
+    // One that is filled for long gets old, and then V8 keeps a record of each young payload that it is given.
+    this.reused = undefined
   }
 
   /** The packet with this first byte and a body from `start` to `end`, or `undefined` with `fault` set. */
@@ -275,16 +302,13 @@ export class PacketBody {
         if (topic === undefined) return undefined
       }
     }
-    const { reused } = this
     const dup = (first & 0x08) !== 0
     const retain = (first & 0x01) !== 0
     const payload = this.reader.view(position, end)
-    if (reused === undefined) {
-      const packet = PublishPacket.make(dup, qos as QoS, retain, topic, packetId, payload, properties)
-      if (!this.reuses) return packet
-      this.reused = { ...packet, note }
-      return this.reused
+    if (!this.reuses) {
+      return PublishPacket.make(dup, qos as QoS, retain, topic, packetId, payload, properties)
     }
+    const reused = this.reused ??= new ReusedPublish()
     reused.dup = dup
     reused.qos = qos as QoS
     reused.retain = retain

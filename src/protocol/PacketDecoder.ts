@@ -37,8 +37,8 @@ export interface DecoderOptions {
   /** What the client announced: `false` forbids the server reason strings and user properties in most packets. */
   readonly requestProblemInformation: boolean
   /**
-   * Whether each PUBLISH is the same object, filled anew, for a receiver who is done with it when `onPacket` returns; its
-   * payload may be kept. False by default.
+   * Whether each PUBLISH of a chunk is the same object, filled anew, for a receiver who is done with it when `onPacket`
+   * returns; its payload may be kept. False by default.
    */
   readonly reusesPublish?: boolean | undefined
 }

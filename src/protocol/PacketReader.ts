@@ -78,6 +78,9 @@ export class PacketReader {
   private packet = "frame"
   private bytes: Buffer = noBytes
   private words: DataView = noWords
+  /** Of the bytes: V8 makes calls of asking a view for it. */
+  private buffer: ArrayBufferLike = noWords.buffer
+  private offset = 0
   private end = 0
   private strings: StringCache | undefined = undefined
   private readonly topicAliasMaximum: number
@@ -92,6 +95,8 @@ export class PacketReader {
   open(bytes: Buffer, words: DataView): void {
     this.bytes = bytes
     this.words = words
+    this.buffer = bytes.buffer
+    this.offset = bytes.byteOffset
   }
 
   /** Moves on to the body of a packet. */
@@ -186,7 +191,7 @@ export class PacketReader {
   /** A plain `Uint8Array`, whatever subclass the chunk is of. */
   view(start: number, end: number): Uint8Array {
     if (start === end) return emptyBytes
-    return new Uint8Array(this.words.buffer, this.words.byteOffset + start, end - start)
+    return new Uint8Array(this.buffer, this.offset + start, end - start)
   }
 
   packetId(): number {

@@ -16,7 +16,7 @@ const leastCapacity = 16
 const growth = 4
 
 const slotSize = 64
-const slotWords = slotSize / 4
+const slotWords = slotSize / 8
 const ways = 4
 
 /** Misses in excess of hits after which the cache steps aside, and for how many lookups it does. */
@@ -28,7 +28,7 @@ const trusted = 4
 
 /** An odd number for each word, so that the products do not wait for one another as those of a chain would. */
 const factors = Int32Array.from(
-  { length: slotWords },
+  { length: slotSize / 4 },
   (_, word) => Math.imul(2 * word + 1, 0x27d4eb2f) ^ word << 20 | 1
 )
 
@@ -42,7 +42,8 @@ export class StringCache {
   private strings: Array<string>
   private tags: Int32Array
   private lengths: Uint8Array
-  private words: Int32Array
+  /** The bytes, eight as a number: no text that may be here has a NUL or 0xFF, as every zero or NaN has that could be confused. */
+  private words: Float64Array
   /** Made when the first is asked for. */
   private notes: Array<TopicNote.TopicNote | undefined> | undefined = undefined
   /** The slot of the string that came after that of this slot, which is the best guess at what comes next. */
@@ -67,7 +68,7 @@ export class StringCache {
     this.strings = new Array(capacity).fill("")
     this.tags = new Int32Array(capacity)
     this.lengths = new Uint8Array(capacity)
-    this.words = new Int32Array(capacity * slotWords)
+    this.words = new Float64Array(capacity * slotWords)
     this.next = new Uint16Array(capacity)
   }
 
@@ -84,7 +85,7 @@ export class StringCache {
     const last = end - 4
     const before = this.found
     const guess = this.next[before]!
-    if (this.trust > 0 && this.equals(guess, bytes, start, last, length)) {
+    if (this.trust > 0 && this.equals(guess, bytes, start, end)) {
       if (this.misses > 0) this.misses--
       this.found = guess
       return this.strings[guess]
@@ -100,7 +101,7 @@ export class StringCache {
     const tag = hash === 0 ? 1 : hash
     const set = (hash & this.mask) * ways
     for (let slot = set; slot < set + ways; slot++) {
-      if (this.tags[slot] === tag && this.equals(slot, bytes, start, last, length)) {
+      if (this.tags[slot] === tag && this.equals(slot, bytes, start, end)) {
         if (this.misses > 0) this.misses--
         if (slot === guess) this.trust = trusted
         else {
@@ -130,10 +131,14 @@ export class StringCache {
   put(bytes: DataView, start: number, end: number, text: string): void {
     if (this.set < 0) return
     const slot = this.set + (this.victim++ & ways - 1)
-    const last = end - 4
     let word = slot * slotWords
-    for (let i = start; i < last; i += 4) this.words[word++] = bytes.getInt32(i, true)
-    this.words[word] = bytes.getInt32(last, true)
+    if (end - start < 8) {
+      this.words[word] = bytes.getInt32(start, true)
+      this.words[word + 1] = bytes.getInt32(end - 4, true)
+    } else {
+      for (let i = start; i < end - 8; i += 8) this.words[word++] = bytes.getFloat64(i, true)
+      this.words[word] = bytes.getFloat64(end - 8, true)
+    }
     this.tags[slot] = this.tag
     this.lengths[slot] = end - start
     this.strings[slot] = text
@@ -151,7 +156,7 @@ export class StringCache {
     this.strings = new Array(capacity).fill("")
     this.tags = new Int32Array(capacity)
     this.lengths = new Uint8Array(capacity)
-    this.words = new Int32Array(capacity * slotWords)
+    this.words = new Float64Array(capacity * slotWords)
     this.next = new Uint16Array(capacity)
     this.found = 0
     this.notes = undefined
@@ -167,13 +172,18 @@ export class StringCache {
     }
   }
 
-  private equals(slot: number, bytes: DataView, start: number, last: number, length: number): boolean {
+  private equals(slot: number, bytes: DataView, start: number, end: number): boolean {
+    const length = end - start
     if (this.lengths[slot] !== length) return false
     const words = this.words
     let word = slot * slotWords
-    for (let i = start; i < last; i += 4) {
-      if (words[word++] !== bytes.getInt32(i, true)) return false
+    if (length < 8) {
+      return words[word] === bytes.getInt32(start, true) && words[word + 1] === bytes.getInt32(end - 4, true)
     }
-    return words[word] === bytes.getInt32(last, true)
+    const last = end - 8
+    for (let i = start; i < last; i += 8) {
+      if (words[word++] !== bytes.getFloat64(i, true)) return false
+    }
+    return words[word] === bytes.getFloat64(last, true)
   }
 }

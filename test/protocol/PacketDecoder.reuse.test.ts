@@ -40,7 +40,7 @@ const isEmptied = (packet: Publish): boolean =>
 describe("PacketDecoder", () => {
   describe("reusesPublish", () => {
     for (const version of [4, 5] as const) {
-      it(`gives the same packets, of which every PUBLISH is one object, and keeps nothing (MQTT ${version})`, () => {
+      it(`gives the same packets, of which every PUBLISH of a chunk is one object, and keeps nothing (MQTT ${version})`, () => {
         for (let seed = 0; seed < 60; seed++) {
           const random = new Random(seed * 2 + version)
           const chunks = cut(random, streamOf(random, version, 30))
@@ -49,10 +49,10 @@ describe("PacketDecoder", () => {
           const reusing = makeDecoder({ ...options, reusesPublish: true })
           const expected: Array<ServerPacket> = []
           const actual: Array<unknown> = []
-          const objects = new Set<Publish>()
           const payloads: Array<Uint8Array> = []
           for (const chunk of chunks) {
             assert.isUndefined(decoder.push(chunk, (packet) => void expected.push(packet)))
+            const objects = new Set<Publish>()
             assert.isUndefined(reusing.push(chunk, (packet) => {
               actual.push(plain(packet))
               if (packet._tag !== "Publish") return undefined
@@ -61,10 +61,11 @@ describe("PacketDecoder", () => {
               return undefined
             }))
             for (const packet of objects) assert.isTrue(isEmptied(packet), `seed ${seed}`)
+            // One that was begun in the chunk before stands in a buffer of its own.
+            assert.isAtMost(objects.size, 2)
           }
           assert.deepStrictEqual(actual, expected.map(plain), `seed ${seed}`)
           const publishes = expected.filter((packet) => packet._tag === "Publish")
-          assert.isAtMost(objects.size, 1)
           assert.strictEqual(new Set(publishes).size, publishes.length)
           // The payloads are those of each packet, though the packet is another by now.
           assert.deepStrictEqual(payloads.map(toHex), publishes.map(({ payload }) => toHex(payload)))

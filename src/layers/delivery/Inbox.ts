@@ -14,8 +14,18 @@ import type { Session } from "../../protocol/Session.ts"
 import type { AckResult, Message } from "../../services/Message.ts"
 import { detachPayload } from "../../services/MessageCodec.ts"
 import type { Journal } from "../store/Journal.ts"
-import { noArray, noMap, noSet, ownArray, ownMap, ownSet } from "../../protocol/EmptyCollections.ts"
-import { NewReceipt, ReceiptQueue } from "./Receipt.ts"
+import {
+  isNoArray,
+  newArray,
+  noArray,
+  noMap,
+  noSet,
+  ownArray,
+  ownMap,
+  ownSet
+} from "../../protocol/EmptyCollections.ts"
+import { Fifo } from "./Fifo.ts"
+import { NewReceipt } from "./Receipt.ts"
 import type { Delivery } from "./Delivery.ts"
 import type { Receipt } from "./Receipt.ts"
 
@@ -101,8 +111,8 @@ export class Inbox {
   /** Undefined where nobody counts. */
   #receiveMaximum: number | undefined
   /** Waiting for their turn to be acknowledged, in order of arrival; only of the present connection. */
-  readonly #puback = new ReceiptQueue()
-  readonly #pubrec = new ReceiptQueue()
+  readonly #puback = new Fifo<Receipt>()
+  readonly #pubrec = new Fifo<Receipt>()
   /** QoS 2 messages by identifier until PUBREC was sent; they outlive the connection. */
   #held = noMap<number, Receipt>()
   /** Messages of a lost session that somebody still is to take. */
@@ -290,7 +300,7 @@ export class Inbox {
     // Each PUBCOMP lets the server send one more, also that of a PUBLISH from before this connection (MQTT 5.0 §4.9).
     this.#outstandingQos2.delete(packetId)
     this.#outstanding--
-    this.#acks = ownArray(this.#acks)
+    if (isNoArray(this.#acks)) this.#acks = newArray()
     this.#acks.push(dueAck(7, packetId, reasonCode))
   }
 
@@ -475,7 +485,7 @@ export class Inbox {
       queue.shift()
       if (qos === 1) {
         this.#outstanding--
-        this.#acks = ownArray(this.#acks)
+        if (isNoArray(this.#acks)) this.#acks = newArray()
         this.#acks.push(dueAck(4, packetId, reasonCode))
       } else {
         this.#held.delete(packetId)
@@ -487,7 +497,7 @@ export class Inbox {
           if (this.#outstandingQos2.delete(packetId)) this.#outstanding--
           this.journal?.completed(packetId)
         }
-        this.#acks = ownArray(this.#acks)
+        if (isNoArray(this.#acks)) this.#acks = newArray()
         this.#acks.push(dueAck(5, packetId, reasonCode))
       }
     }

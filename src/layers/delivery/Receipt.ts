@@ -1,9 +1,8 @@
 /**
- * A received QoS 1 or 2 message that is not acknowledged, and those of one QoS in their order.
+ * A received QoS 1 or 2 message that is not acknowledged.
  *
  * @since 0.1.0
  */
-import { noArray, ownArray } from "../../protocol/EmptyCollections.ts"
 import type { Message } from "../../services/Message.ts"
 import type { Delivery } from "./Delivery.ts"
 
@@ -157,43 +156,5 @@ export class NewReceipt implements Receipt {
     this.pending = 0
     this.flags |= handed | taken | settled
     return true
-  }
-}
-
-/** Receipts in order of arrival, of which the first ones leave. */
-export class ReceiptQueue {
-  #receipts: Array<Receipt | undefined> = noArray()
-  #head = 0
-
-  get size(): number {
-    return this.#receipts.length - this.#head
-  }
-
-  get first(): Receipt | undefined {
-    return this.#receipts[this.#head]
-  }
-
-  push(receipt: Receipt): void {
-    this.#receipts = ownArray(this.#receipts)
-    this.#receipts.push(receipt)
-  }
-
-  shift(): void {
-    this.#receipts[this.#head++] = undefined
-    if (this.#head === this.#receipts.length) this.#receipts = noArray()
-    else if (this.#head >= 1024 && this.#head * 2 >= this.#receipts.length) {
-      this.#receipts = this.#receipts.slice(this.#head)
-    } else return
-    this.#head = 0
-  }
-
-  /** All of them, oldest first. */
-  get all(): Array<Receipt> {
-    return this.#receipts.slice(this.#head) as Array<Receipt>
-  }
-
-  clear(): void {
-    this.#receipts = noArray()
-    this.#head = 0
   }
 }

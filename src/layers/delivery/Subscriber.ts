@@ -135,7 +135,7 @@ export class Subscriber {
     const fresh = this.#fresh
     this.#fresh = 0
     this.#buffer.detachPayloads(fresh)
-    detachLast(this.#tail, 0, fresh)
+    detachLast(this.#tail, fresh)
   }
 
   /** Lets a waiting consumer go on. */

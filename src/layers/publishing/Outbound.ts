@@ -21,7 +21,7 @@ import type { Fresh } from "../store/Journal.ts"
 import * as MessageExpiry from "./MessageExpiry.ts"
 import type { Batch, Entry, Outcome } from "./Entry.ts"
 import { Run } from "./Run.ts"
-import { noArray, ownArray } from "../../protocol/EmptyCollections.ts"
+import { isNoArray, newArray, noArray } from "../../protocol/EmptyCollections.ts"
 
 /** The largest packet that MQTT can express: five bytes of header and 268,435,455 bytes. */
 export const protocolMaximum = 268_435_460
@@ -219,7 +219,7 @@ export class Outbound {
       const entry = session.release(packetId)
       if (entry !== undefined) {
         this.#onReceived(entry, 0)
-        this.#pubrels = ownArray(this.#pubrels)
+        if (isNoArray(this.#pubrels)) this.#pubrels = newArray()
         this.#pubrels.push(packetId, 0)
         return undefined
       }
@@ -265,7 +265,7 @@ export class Outbound {
         this.#onSettled(outcome.settled)
         return undefined
       case "Release":
-        this.#pubrels = ownArray(this.#pubrels)
+        if (isNoArray(this.#pubrels)) this.#pubrels = newArray()
         this.#pubrels.push(outcome.packet.packetId, outcome.packet.reasonCode)
         return undefined
       case "Fault":

@@ -8,7 +8,7 @@
  * @since 0.1.0
  */
 import { OutboxFull, PacketTooLarge } from "../../services/MqttError.ts"
-import { newArray, noArray, ownArray } from "../../protocol/EmptyCollections.ts"
+import { isNoArray, newArray, noArray } from "../../protocol/EmptyCollections.ts"
 import type { Batch, Entry, Outcome } from "./Entry.ts"
 import { Run } from "./Run.ts"
 
@@ -119,7 +119,7 @@ export class Outbox {
     switch (strategy) {
       case "suspend":
         entry.state = "waiting"
-        this.#waiting = ownArray(this.#waiting)
+        if (isNoArray(this.#waiting)) this.#waiting = newArray()
         this.#waiting.push(entry)
         return
       case "dropOldest":
