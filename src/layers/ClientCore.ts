@@ -24,9 +24,10 @@ import type { Committer } from "./store/Committer.ts"
 import { isNoArray, newArray, noArray, noSet, ownArray, ownSet } from "../protocol/EmptyCollections.ts"
 import { Events } from "./Events.ts"
 import { Inbound } from "./delivery/Inbound.ts"
-import { encodeAcks, Inbox } from "./delivery/Inbox.ts"
+import { Inbox } from "./delivery/Inbox.ts"
 import type { InboxHooks } from "./delivery/Inbox.ts"
 import type { Receipt } from "./delivery/Receipt.ts"
+import type { ReceiptRun } from "./delivery/ReceiptRun.ts"
 import type { Journal } from "./store/Journal.ts"
 import { cannotAcknowledge, Outbound, protocolMaximum } from "./publishing/Outbound.ts"
 import { Outbox } from "./publishing/Outbox.ts"
@@ -245,6 +246,11 @@ export class ClientCore implements Hooks, InboxHooks {
 
   settleAll(deliveries: ReadonlyArray<Delivery>): void {
     this.inbox.settleAll(deliveries)
+    this.wakeWriter()
+  }
+
+  settleRun(run: ReceiptRun): void {
+    this.inbox.settleRun(run)
     this.wakeWriter()
   }
 
@@ -533,7 +539,7 @@ export class ClientCore implements Hooks, InboxHooks {
   #encodeAcks(encoder: PacketCodec.Encoder): boolean {
     const inbox = this.madeInbox
     if (inbox === undefined) return true
-    return encodeAcks(encoder, this.committer === undefined ? inbox.takeAcks() : inbox.takeKeptAcks())
+    return encoder.acknowledgeAll(this.committer === undefined ? inbox.takeAcks() : inbox.takeKeptAcks()) === undefined
   }
 
   /**
@@ -547,7 +553,7 @@ export class ClientCore implements Hooks, InboxHooks {
 
   /** Encodes the PUBACKs that are due, of which a store keeps nothing; false if the server cannot take one. */
   collectPubacks(encoder: PacketCodec.Encoder): boolean {
-    return this.madeInbox === undefined || encodeAcks(encoder, this.madeInbox.takePubacks())
+    return this.madeInbox === undefined || encoder.acknowledgeAll(this.madeInbox.takePubacks()) === undefined
   }
 
   #encodeSubscriptions(encoder: PacketCodec.Encoder, limit: number): void {

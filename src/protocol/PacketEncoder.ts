@@ -30,6 +30,7 @@ import type {
 } from "./Packet.ts"
 import { maximumVarint, PacketWriter, propertyOrder, varintSize, writeVarint } from "./PacketWriter.ts"
 import type { PropertyOrder, PropertyValues } from "./PacketWriter.ts"
+import * as PackedAck from "./PackedAck.ts"
 import * as Property from "./Property.ts"
 import * as PublishPacket from "./PublishPacket.ts"
 import { asciiSize, GaveUp, writeAscii } from "./PublishWriter.ts"
@@ -79,6 +80,8 @@ export interface Encoder {
   readonly publishPlain: (encodedTopic: Uint8Array, payload: Uint8Array) => boolean
   /** Appends PUBACK, PUBREC, PUBREL or PUBCOMP, as `encode` does, without a packet being made of it. */
   readonly acknowledge: (tag: Ack["_tag"], packetId: number, reasonCode: number) => EncodeFault | undefined
+  /** Appends them in order, up to one that is at fault. */
+  readonly acknowledgeAll: (acks: ReadonlyArray<PackedAck.PackedAck>) => EncodeFault | undefined
   /** What was appended since the last `take`, as a view that is not written again before `reclaim`. */
   readonly take: () => Uint8Array
   /** Nobody needs any more what was taken: its memory is used again. */
@@ -313,14 +316,33 @@ class PacketEncoder implements Encoder {
     if (reasonCode !== 0 || !(packetId >= 1 && packetId <= 65_535 && Number.isInteger(packetId)) || this.limit < 4) {
       return this.explained({ _tag: tag, packetId, reasonCode, properties: undefined })
     }
+    this.short(firstBytes[tag], packetId)
+    return undefined
+  }
+
+  acknowledgeAll(acks: ReadonlyArray<PackedAck.PackedAck>): EncodeFault | undefined {
+    for (let index = 0; index < acks.length; index++) {
+      const ack = acks[index]!
+      const packetId = PackedAck.packetIdOf(ack)
+      const reasonCode = PackedAck.reasonCodeOf(ack)
+      if (reasonCode !== 0 || packetId === 0 || this.limit < 4) {
+        const fault = this.acknowledge(PackedAck.tagOf(ack), packetId, reasonCode)
+        if (fault !== undefined) return fault
+      } else {
+        this.short(PackedAck.firstByteOf(ack), packetId)
+      }
+    }
+    return undefined
+  }
+
+  private short(first: number, packetId: number): void {
     const slab = this.reserve(4)
     const position = this.position
-    slab[position] = firstBytes[tag]
+    slab[position] = first
     slab[position + 1] = 2
     slab[position + 2] = packetId >>> 8
     slab[position + 3] = packetId
     this.position = position + 4
-    return undefined
   }
 
   /** A packet whose explanation is left out where it does not fit. */

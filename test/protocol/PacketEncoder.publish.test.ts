@@ -3,6 +3,7 @@ import { assert, describe, it } from "@effect/vitest"
 import type { Ack, ProtocolVersion, Publish, PublishProperties, QoS } from "../../src/protocol/Packet.ts"
 import { encodedSize, makeEncoder } from "../../src/protocol/PacketCodec.ts"
 import type { EncodeFault, Encoder } from "../../src/protocol/PacketCodec.ts"
+import * as PackedAck from "../../src/protocol/PackedAck.ts"
 import type { PublishFields } from "../../src/protocol/PublishWriter.ts"
 import * as ReasonCode from "../../src/protocol/ReasonCode.ts"
 import { clientPacket, fromHex, plain, Random, stringBytes, toHex } from "./support/PacketGenerator.ts"
@@ -225,6 +226,31 @@ describe("PacketEncoder", () => {
         }
       }
       assert.isAbove(faults, 500)
+    })
+
+    it("takes many at once, up to one that is at fault", () => {
+      let faults = 0
+      for (let seed = 0; seed < 300; seed++) {
+        const random = new Random(seed)
+        const version = random.pick(versions)
+        const limit = random.pick([Infinity, Infinity, 4, 3])
+        const acks = Array.from({ length: random.int(0, 40) }, () => {
+          const packetId = random.int(0, 60) === 0 ? 0 : random.int(1, 65_535)
+          return PackedAck.make(random.pick([4, 5, 6, 7]), packetId, random.pick([0, 0, 0, 0x92]))
+        })
+        const [many, single] = [makeEncoder({ protocolVersion: version }), makeEncoder({ protocolVersion: version })]
+        many.maximumPacketSize = limit
+        single.maximumPacketSize = limit
+        let expected: EncodeFault | undefined
+        for (const ack of acks) {
+          const [tag, id, code] = [PackedAck.tagOf(ack), PackedAck.packetIdOf(ack), PackedAck.reasonCodeOf(ack)]
+          expected ??= single.acknowledge(tag, id, code)
+        }
+        assert.deepStrictEqual(plain(many.acknowledgeAll(acks)), plain(expected), `seed ${seed}`)
+        assert.strictEqual(toHex(many.take()), toHex(single.take()), `seed ${seed}`)
+        if (expected !== undefined) faults++
+      }
+      assert.isAbove(faults, 50)
     })
   })
 })

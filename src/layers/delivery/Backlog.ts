@@ -2,7 +2,7 @@
  * What waits in the memory of a subscriber for its consumer, in order of arrival.
  *
  * Messages that nothing depends on, as all are at QoS 0, wait as they are, as long as nothing else comes behind them: so the
- * consumer is given the very list in which they were collected.
+ * consumer is given the very list in which they were collected. A run of QoS 1 messages waits as it is as long as it is alone.
  *
  * @since 0.1.0
  */
@@ -12,33 +12,66 @@ import { detachPayload } from "../../services/MessageCodec.ts"
 import { isTracked, NewDelivery } from "./Delivery.ts"
 import type { Delivery } from "./Delivery.ts"
 import { Fifo } from "./Fifo.ts"
+import type { ReceiptRun } from "./ReceiptRun.ts"
 
 export class Backlog {
   readonly #deliveries = new Fifo<Delivery>()
   /** Those that wait as they are, behind all the others. */
   readonly #plain = new Fifo<Message>()
+  /** If there is one, it is all there is. */
+  #run: ReceiptRun | undefined
 
   get size(): number {
-    return this.#deliveries.size + this.#plain.size
+    return this.#run === undefined ? this.#deliveries.size + this.#plain.size : this.#run.size
   }
 
   /** Whether there are no messages but those that wait as they are. */
   get isPlain(): boolean {
-    return this.#deliveries.isEmpty
+    return this.#run === undefined && this.#deliveries.isEmpty
   }
 
   pushPlain(message: Message): void {
+    this.#unroll()
     this.#plain.push(message)
   }
 
   push(delivery: Delivery): void {
+    this.#unroll()
     if (!this.#plain.isEmpty) this.#join()
     this.#deliveries.push(delivery)
   }
 
+  /** Whether the next message may come in this run, behind which nothing has come, or in a new one. */
+  takesRun(last: ReceiptRun | undefined): boolean {
+    const run = this.#run
+    return run === undefined ? this.size === 0 : run === last && run.isOpen
+  }
+
+  /** A message came in this run, as `takesRun` has said that it may. */
+  pushRun(run: ReceiptRun): void {
+    if (this.#run === undefined) this.#run = run
+  }
+
+  /** The run, if it has no more messages than this. */
+  takeRun(maximum: number): ReceiptRun | undefined {
+    const run = this.#run
+    if (run === undefined || run.receipts !== undefined || run.size > maximum) return undefined
+    this.#run = undefined
+    run.isOpen = false
+    return run
+  }
+
+  /** The run becomes single deliveries, since something happens to a part of it, or comes behind it. */
+  #unroll(): void {
+    const run = this.#run
+    if (run === undefined) return
+    this.#run = undefined
+    for (const receipt of run.dissolve()) this.#deliveries.push(receipt)
+  }
+
   /** Puts these before all others. */
   prepend(deliveries: ReadonlyArray<Delivery>): void {
-    this.#deliveries.replace([...deliveries, ...this.#deliveries.all])
+    this.#deliveries.replace([...deliveries, ...this.deliveries])
   }
 
   /** Those that wait as they are become deliveries, so that others may stand behind them. */
@@ -53,12 +86,14 @@ export class Backlog {
 
   /** All deliveries, if they are no more than this; none otherwise. */
   takeAll(maximum: number): Array<Delivery> {
+    this.#unroll()
     return this.#deliveries.size > maximum ? newArray() : this.#deliveries.take(maximum)
   }
 
   /** The oldest delivery, without taking it. */
   get first(): Delivery | undefined {
-    if (this.isPlain && !this.#plain.isEmpty) this.#join()
+    this.#unroll()
+    if (this.#deliveries.isEmpty) this.#join()
     return this.#deliveries.first
   }
 
@@ -69,6 +104,7 @@ export class Backlog {
 
   /** Takes out the oldest one of which this holds. */
   remove(is: (delivery: Delivery) => boolean): Delivery | undefined {
+    this.#unroll()
     return this.#deliveries.remove(is)
   }
 
@@ -83,21 +119,25 @@ export class Backlog {
 
   /** All deliveries, oldest first. Messages that wait as they are come behind them. */
   get deliveries(): Array<Delivery> {
+    this.#unroll()
     return this.#deliveries.all
   }
 
   /** These are the deliveries from now on. Messages that wait as they are stay, behind them. */
   replace(deliveries: Array<Delivery>): void {
+    this.#unroll()
     this.#deliveries.replace(deliveries)
   }
 
   clear(): void {
+    this.#unroll()
     this.#deliveries.clear()
     this.#plain.clear()
   }
 
   /** So many that came last keep no chunk of the network alive from now on. */
   detachPayloads(count: number): void {
+    if (this.#run !== undefined) this.#run.detachPayloads(count)
     for (let index = Math.min(count, this.#plain.size); --index >= 0;) detachPayload(this.#plain.fromEnd(index)!)
     for (let index = Math.min(count, this.#deliveries.size); --index >= 0;) {
       detachPayload(this.#deliveries.fromEnd(index)!.message)

@@ -7,6 +7,7 @@ import type * as Effect from "effect/Effect"
 import type { AckResult, Message } from "../../services/Message.ts"
 import type { SubscribeError } from "../../services/MqttError.ts"
 import type { Receipt } from "./Receipt.ts"
+import type { ReceiptRun } from "./ReceiptRun.ts"
 import type { Subscriber } from "./Subscriber.ts"
 
 /** A message on its way to one consumer. */
@@ -92,6 +93,8 @@ export interface Hooks {
   readonly settle: (receipt: Receipt) => void
   /** The same for all of these that have a receipt. */
   readonly settleAll: (deliveries: ReadonlyArray<Delivery>) => void
+  /** The same for all of a run that is not dissolved. */
+  readonly settleRun: (run: ReceiptRun) => void
   /** The same with a reason code, and says whether it counts. */
   readonly settleAs: (receipt: Receipt, reasonCode: number) => AckResult
   /**

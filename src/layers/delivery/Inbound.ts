@@ -68,8 +68,18 @@ export class Inbound {
       }
       return undefined
     }
-    const receipt = this.core.inbox.receive(packet, toMessage)
-    if (receipt === undefined) return this.core.inbox.fault
+    const { inbox } = this.core
+    if (packet.qos === 1 && takers?.length === 1) {
+      const taker = takers[0]!
+      if (taker.takesRun(inbox.run)) {
+        const run = inbox.receiveInRun(packet, toMessage, taker)
+        if (run === undefined) return inbox.fault
+        taker.deliverInRun(run)
+        return undefined
+      }
+    }
+    const receipt = inbox.receive(packet, toMessage)
+    if (receipt === undefined) return inbox.fault
     if (takers === undefined || isAnyOver(takers)) this.dispatch(receipt, false, packet.dup ? "repeated" : "new")
     else {
       receipt.pending = takers.length

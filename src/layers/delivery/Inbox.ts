@@ -8,9 +8,9 @@
  * @since 0.1.0
  */
 import type { Publish } from "../../protocol/Packet.ts"
-import type { Encoder } from "../../protocol/PacketEncoder.ts"
 import * as Fault from "../../protocol/ProtocolFault.ts"
 import type { Session } from "../../protocol/Session.ts"
+import * as PackedAck from "../../protocol/PackedAck.ts"
 import type { AckResult, Message } from "../../services/Message.ts"
 import { detachPayload } from "../../services/MessageCodec.ts"
 import type { Journal } from "../store/Journal.ts"
@@ -28,28 +28,11 @@ import { Fifo } from "./Fifo.ts"
 import { NewReceipt } from "./Receipt.ts"
 import type { Delivery } from "./Delivery.ts"
 import type { Receipt } from "./Receipt.ts"
+import { costOf } from "./MemoryCost.ts"
+import { ReceiptRun } from "./ReceiptRun.ts"
+import type { Subscriber } from "./Subscriber.ts"
 
-/**
- * An acknowledgement as a number: its type as in the first byte of the packet, then its reason code, then the identifier. There
- * is one for each message, or two.
- */
-type DueAck = number
-
-const dueAck = (type: 4 | 5 | 7, packetId: number, reasonCode: number): DueAck =>
-  type << 24 | reasonCode << 16 | packetId
-
-const isPuback = (ack: DueAck): boolean => ack >>> 24 === 4
-
-/** Encodes acknowledgements; false if the server cannot take one. */
-export const encodeAcks = (encoder: Encoder, acks: ReadonlyArray<DueAck>): boolean => {
-  for (let index = 0; index < acks.length; index++) {
-    const ack = acks[index]!
-    const type = ack >>> 24
-    const tag = type === 4 ? "Puback" : type === 5 ? "Pubrec" : "Pubcomp"
-    if (encoder.acknowledge(tag, ack & 0xffff, ack >>> 16 & 0xff) !== undefined) return false
-  }
-  return true
-}
+const isPuback = (ack: PackedAck.PackedAck): boolean => PackedAck.tagOf(ack) === "Puback"
 
 interface Parked {
   readonly receipt: Receipt
@@ -61,9 +44,6 @@ interface Parked {
 export const parkedMaximum = 32
 /** How long a message is parked, in milliseconds. */
 export const parkedMillis = 30_000
-
-/** What a message counts for beside its payload and its topic. */
-const overheadBytes = 128
 
 const acked: AckResult = { _tag: "Acked" }
 const stale: AckResult = { _tag: "Stale" }
@@ -111,8 +91,12 @@ export class Inbox {
   /** Undefined where nobody counts. */
   #receiveMaximum: number | undefined
   /** Waiting for their turn to be acknowledged, in order of arrival; only of the present connection. */
-  readonly #puback = new Fifo<Receipt>()
+  readonly #puback = new Fifo<Receipt | ReceiptRun>()
   readonly #pubrec = new Fifo<Receipt>()
+  /** The run that came last, as long as nothing came behind it. */
+  #run: ReceiptRun | undefined
+  /** Messages that wait for their turn in `#puback`. */
+  #pubacks = 0
   /** QoS 2 messages by identifier until PUBREC was sent; they outlive the connection. */
   #held = noMap<number, Receipt>()
   /** Messages of a lost session that somebody still is to take. */
@@ -125,7 +109,7 @@ export class Inbox {
   #arrivals = 0
   #outstandingQos2 = noSet<number>()
   /** Acknowledgements for the writer. */
-  #acks: Array<DueAck> = noArray()
+  #acks: Array<PackedAck.PackedAck> = noArray()
 
   constructor(session: Session<unknown>, options: InboxOptions, hooks: InboxHooks) {
     this.#session = session
@@ -145,7 +129,7 @@ export class Inbox {
   }
 
   get unacknowledged(): number {
-    return this.#puback.size + this.#pubrec.size
+    return this.#pubacks + this.#pubrec.size
   }
 
   get parked(): number {
@@ -181,21 +165,21 @@ export class Inbox {
     return this.#acks.length > 0
   }
 
-  takeAcks(): ReadonlyArray<DueAck> {
+  takeAcks(): ReadonlyArray<PackedAck.PackedAck> {
     const acks = this.#acks
     this.#acks = noArray()
     return acks
   }
 
   /** Those that need no record. */
-  takePubacks(): ReadonlyArray<DueAck> {
+  takePubacks(): ReadonlyArray<PackedAck.PackedAck> {
     const acks = this.takeAcks()
     this.#acks = acks.filter((ack) => !isPuback(ack))
     return acks.filter(isPuback)
   }
 
   /** Those that may be sent once it is kept that they were. */
-  takeKeptAcks(): ReadonlyArray<DueAck> {
+  takeKeptAcks(): ReadonlyArray<PackedAck.PackedAck> {
     const acks = this.takeAcks()
     this.#acks = acks.filter(isPuback)
     return acks.filter((ack) => !isPuback(ack))
@@ -212,8 +196,10 @@ export class Inbox {
     this.#outstanding = 0
     this.#outstandingQos2.clear()
     this.#acks = noArray()
-    const open = [...this.#puback.all, ...this.#pubrec.all]
+    const open = [...this.#puback.all.flatMap(receiptsOf), ...this.#pubrec.all]
     this.#puback.clear()
+    this.#pubacks = 0
+    this.#run = undefined
     this.#pubrec.clear()
     if (!sessionPresent) {
       // The server has forgotten them, and their identifiers mean something else now. Who still waits for them gets them.
@@ -276,7 +262,7 @@ export class Inbox {
         }
         return undefined
       }
-      const bytes = sizeOf(packet)
+      const bytes = costOf(packet)
       if (!this.#hasRoomFor(packet, bytes)) {
         this.#session.forget(id)
         return undefined
@@ -287,11 +273,38 @@ export class Inbox {
       return receipt
     }
     if (!this.#countOne()) return undefined
-    const bytes = sizeOf(packet)
+    const bytes = costOf(packet)
     if (!this.#hasRoomFor(packet, bytes)) return undefined
     const receipt = this.#receipt(packet, toMessage, bytes, false)
     this.#puback.push(receipt)
+    this.#pubacks++
     return receipt
+  }
+
+  /** The run that came last, if more messages may come to it. */
+  get run(): ReceiptRun | undefined {
+    return this.#run
+  }
+
+  /**
+   * A QoS 1 PUBLISH came that this subscriber alone is given, and that it takes in a run. Gives the run; undefined if the message
+   * is not to be handed over, or if there is a `fault`.
+   */
+  receiveInRun(packet: Publish, toMessage: (packet: Publish) => Message, taker: Subscriber): ReceiptRun | undefined {
+    if (!this.#countOne()) return undefined
+    const bytes = costOf(packet)
+    if (!this.#hasRoomFor(packet, bytes)) return undefined
+    let run = this.#run
+    if (run === undefined || !run.isOpen || run.taker !== taker) {
+      run = new ReceiptRun(taker, this.#generation, this.#arrivals, taker.expected)
+      this.#puback.push(run)
+      this.#run = run
+    }
+    this.#bytes += bytes
+    this.#arrivals++
+    this.#pubacks++
+    run.add(toMessage(packet), packet.packetId, bytes)
+    return run
   }
 
   onPubrel(packetId: number): void {
@@ -300,8 +313,7 @@ export class Inbox {
     // Each PUBCOMP lets the server send one more, also that of a PUBLISH from before this connection (MQTT 5.0 §4.9).
     this.#outstandingQos2.delete(packetId)
     this.#outstanding--
-    if (isNoArray(this.#acks)) this.#acks = newArray()
-    this.#acks.push(dueAck(7, packetId, reasonCode))
+    this.#send(PackedAck.make(7, packetId, reasonCode))
   }
 
   /** A subscriber took the message, or refused it with a reason code. */
@@ -333,6 +345,15 @@ export class Inbox {
     // Those of an earlier connection are not waiting for their turn.
     this.#pump(1)
     this.#pump(2)
+  }
+
+  /** The subscriber took all of the run. */
+  settleRun(run: ReceiptRun): void {
+    run.isSettled = true
+    this.#bytes -= run.bytes
+    run.bytes = 0
+    this.#tellRoom()
+    this.#pump(1)
   }
 
   /** Whether settling the message counts, as far as can be known now. */
@@ -376,7 +397,8 @@ export class Inbox {
 
   /** The messages that somebody is owed and that others have not settled, or are parked. */
   get owing(): Array<Receipt> {
-    const open = new Set([...this.#puback.all, ...this.#pubrec.all, ...this.#held.values(), ...this.#adrift])
+    const receipts = this.#puback.all.flatMap((entry) => entry instanceof ReceiptRun ? entry.receipts ?? [] : entry)
+    const open = new Set([...receipts, ...this.#pubrec.all, ...this.#held.values(), ...this.#adrift])
     return [...open].filter(({ owed, revoked, settled }) => owed && !settled && !revoked)
   }
 
@@ -452,6 +474,7 @@ export class Inbox {
     settled: boolean
   ): Receipt {
     this.#bytes += bytes
+    this.#run = undefined
     const message = this.#toMessage(packet, toMessage)
     return new NewReceipt(
       packet.packetId,
@@ -476,31 +499,77 @@ export class Inbox {
   }
 
   #pump(qos: 1 | 2): void {
-    const queue = qos === 1 ? this.#puback : this.#pubrec
-    for (let receipt = queue.first; receipt !== undefined && receipt.settled; receipt = queue.first) {
-      const { packetId } = receipt
-      const reasonCode = this.#hasCodes ? receipt.reasonCode : 0
-      // A refusal ends the exchange: said to nobody, it would let the repetition pass for a new message.
-      if (reasonCode >= 0x80 && this.#link !== "up") return
+    if (qos === 1) return this.#pumpPubacks()
+    const queue = this.#pubrec
+    for (let receipt = queue.first; receipt?.settled === true && this.#canSay(receipt); receipt = queue.first) {
       queue.shift()
-      if (qos === 1) {
-        this.#outstanding--
-        if (isNoArray(this.#acks)) this.#acks = newArray()
-        this.#acks.push(dueAck(4, packetId, reasonCode))
-      } else {
-        this.#held.delete(packetId)
-        this.#session.onPubrecSent(packetId, reasonCode)
-        // Also of a refused one, so that what is completed next counts in the store as well.
-        if (!receipt.isKept) this.journal?.received(packetId)
-        // The exchange ends with a refusal: no PUBREL comes, and the identifier stands for another message next.
-        if (reasonCode >= 0x80) {
-          if (this.#outstandingQos2.delete(packetId)) this.#outstanding--
-          this.journal?.completed(packetId)
-        }
-        if (isNoArray(this.#acks)) this.#acks = newArray()
-        this.#acks.push(dueAck(5, packetId, reasonCode))
-      }
+      this.#sendPubrec(receipt)
     }
+  }
+
+  #pumpPubacks(): void {
+    const queue = this.#puback
+    for (let entry = queue.first; entry !== undefined; entry = queue.first) {
+      if (entry instanceof ReceiptRun) {
+        if (!this.#sendRun(entry)) return
+      } else {
+        if (!entry.settled || !this.#canSay(entry)) return
+        this.#sendPuback(entry)
+      }
+      if (entry === this.#run) this.#run = undefined
+      queue.shift()
+    }
+  }
+
+  /** A refusal ends the exchange: said to nobody, it would let the repetition pass for a new message. */
+  #canSay({ reasonCode }: Receipt): boolean {
+    return reasonCode < 0x80 || !this.#hasCodes || this.#link === "up"
+  }
+
+  #send(ack: PackedAck.PackedAck): void {
+    if (isNoArray(this.#acks)) this.#acks = newArray()
+    this.#acks.push(ack)
+  }
+
+  #sendPuback({ packetId, reasonCode }: Receipt): void {
+    this.#outstanding--
+    this.#pubacks--
+    this.#send(PackedAck.make(4, packetId, this.#hasCodes ? reasonCode : 0))
+  }
+
+  /** Whether all of the run is acknowledged. */
+  #sendRun(run: ReceiptRun): boolean {
+    const { receipts } = run
+    if (receipts !== undefined) {
+      for (; run.next < receipts.length; run.next++) {
+        const receipt = receipts[run.next]!
+        if (!receipt.settled || !this.#canSay(receipt)) return false
+        this.#sendPuback(receipt)
+      }
+      return true
+    }
+    if (!run.isSettled) return false
+    const { acks } = run
+    this.#outstanding -= acks.length
+    this.#pubacks -= acks.length
+    if (isNoArray(this.#acks)) this.#acks = acks
+    else for (let index = 0; index < acks.length; index++) this.#acks.push(acks[index]!)
+    return true
+  }
+
+  #sendPubrec(receipt: Receipt): void {
+    const { packetId } = receipt
+    const reasonCode = this.#hasCodes ? receipt.reasonCode : 0
+    this.#held.delete(packetId)
+    this.#session.onPubrecSent(packetId, reasonCode)
+    // Also of a refused one, so that what is completed next counts in the store as well.
+    if (!receipt.isKept) this.journal?.received(packetId)
+    // The exchange ends with a refusal: no PUBREL comes, and the identifier stands for another message next.
+    if (reasonCode >= 0x80) {
+      if (this.#outstandingQos2.delete(packetId)) this.#outstanding--
+      this.journal?.completed(packetId)
+    }
+    this.#send(PackedAck.make(5, packetId, reasonCode))
   }
 
   /** Whether our Receive Maximum allows one more. */
@@ -513,19 +582,12 @@ export class Inbox {
   }
 }
 
+/** What of it is not acknowledged, each for itself. */
+const receiptsOf = (entry: Receipt | ReceiptRun): Receipt | ReadonlyArray<Receipt> =>
+  entry instanceof ReceiptRun ? entry.dissolve().slice(entry.next) : entry
+
 const giveAgain = (receipt: Receipt): void => {
   const { left } = receipt
   receipt.left = undefined
   for (const again of left ?? []) again()
-}
-
-/** What a message counts for in memory. */
-const sizeOf = ({ payload, properties, topic }: Publish): number =>
-  payload.length + topic.length + overheadBytes + (properties === undefined ? 0 : propertyBytes(properties))
-
-const propertyBytes = (properties: NonNullable<Publish["properties"]>): number => {
-  let bytes = (properties.correlationData?.length ?? 0) + (properties.contentType?.length ?? 0) +
-    (properties.responseTopic?.length ?? 0)
-  for (const [name, value] of properties.userProperties ?? []) bytes += name.length + value.length
-  return bytes
 }

@@ -19,8 +19,11 @@ import { SubscribeError, SubscriptionOverflow } from "../../services/MqttError.t
 import { noArray } from "../../protocol/EmptyCollections.ts"
 import { Backlog, detachLast } from "./Backlog.ts"
 import { Handed, isTracked, NewDelivery, released } from "./Delivery.ts"
+import { Holding } from "./Holding.ts"
 import type { Aside, BufferOptions, Delivery, Hooks, Limits } from "./Delivery.ts"
 import type { Receipt } from "./Receipt.ts"
+import type { ReceiptRun } from "./ReceiptRun.ts"
+import { Waiter } from "./Waiter.ts"
 
 /**
  * Largest batch that a consumer is given at once. It begins with one message and doubles with every full batch, so that a
@@ -28,40 +31,38 @@ import type { Receipt } from "./Receipt.ts"
  */
 const batchMaximum = 4096
 
+/** Messages that a consumer took at once, from which on more of them are expected to come as a run. */
+const runMinimum = 4
+
 const acked: AckResult = { _tag: "Acked" }
 const stale: AckResult = { _tag: "Stale" }
 
 export class Subscriber {
   readonly #options: BufferOptions
-  #limits: Limits | undefined
+  /** Undefined where there are no limits. */
+  #holding: Holding | undefined
   readonly #hooks: Hooks
   readonly #buffer = new Backlog()
+  /** How many messages a run may be expected to have: as many as the consumer took at once the last time, or 0 for no run. */
+  expected = 0
   /** What the store had no room for; it comes behind what lies there. */
   #tail: Array<Delivery> = []
   /** QoS 0 messages and their bytes in the buffer. */
   #count = 0
   #bytes = 0
-  /** Messages, and their bytes, that hold back acknowledgements, or are released: only counted where there are limits. */
-  #held = 0
-  #heldBytes = 0
-  /** How many of them are released. */
-  #released = 0
-  /** When it last was done with one that it held, or began to hold one. */
-  #progressAt = 0
   #dropped = 0
   /** What the consumer was given last and may still be working on. */
   #handed = noArray<Delivery>()
+  /** The same where it was a run. */
+  #handedRun: ReceiptRun | undefined
   /** What the consumer was given and is to settle, in that order. */
   #unsettled = new Set<Handed>()
   /** The connection of the newest message. */
   #generation = 0
   #isReading = false
-  #waiter: ((effect: Effect.Effect<void>) => void) | undefined
-  #ready = false
+  readonly #waiter = new Waiter()
   /** Messages that came since `detachPayloads`. */
   #fresh = 0
-  /** Whether something came while nobody waited: a consumer may yield between its look and its wait. */
-  #isMissed = false
   #end: Exit.Exit<never, SubscribeError | Cause.Done<void>> | undefined
 
   /** The durable subscriptions that it listens to. */
@@ -76,7 +77,7 @@ export class Subscriber {
 
   /** To be called before anything is delivered; without it, QoS 1 and 2 messages are held without a limit of their own. */
   limit(limits: Limits): void {
-    this.#limits = limits
+    this.#holding = new Holding(limits, this.#hooks)
   }
 
   /** Whether nothing is taken any more. */
@@ -95,7 +96,7 @@ export class Subscriber {
 
   /** Messages that wait in the store. */
   get aside(): number {
-    return this.#limits?.aside?.unread ?? 0
+    return this.#holding?.limits.aside?.unread ?? 0
   }
 
   /** Whether the consumer is behind by more than a quarter of the buffer. */
@@ -117,17 +118,34 @@ export class Subscriber {
       if (this.lagging) this.#hooks.onLagging(this)
     } else {
       if (receipt.generation > this.#generation) this.#purge(receipt.generation)
-      if (this.#limits === undefined) this.#buffer.push(receipt)
-      else this.#accept(this.#limits, new NewDelivery(message, receipt, 0))
+      if (this.#holding === undefined) this.#buffer.push(receipt)
+      else this.#accept(this.#holding, new NewDelivery(message, receipt, 0))
     }
     this.#announce()
   }
 
+  /** Whether the next message may come in a run, if it is at QoS 1: in this one, behind which nothing has come, or in a new one. */
+  takesRun(last: ReceiptRun | undefined): boolean {
+    return this.expected >= runMinimum && this.#buffer.takesRun(last)
+  }
+
+  /** A message came in this run, as `takesRun` has said that it may. */
+  deliverInRun(run: ReceiptRun): void {
+    if (this.#fresh++ === 0) this.#hooks.onBuffered(this)
+    if (run.generation > this.#generation) this.#purge(run.generation)
+    this.#buffer.pushRun(run)
+    this.#announce()
+  }
+
+  #unrollHanded(): void {
+    const run = this.#handedRun
+    if (run === undefined) return
+    this.#handedRun = undefined
+    this.#handed = [...run.dissolve()]
+  }
+
   #announce(): void {
-    if (this.#waiter === undefined) this.#isMissed = true
-    if (this.#waiter === undefined || this.#ready) return
-    this.#ready = true
-    this.#hooks.onReady(this)
+    if (this.#waiter.call()) this.#hooks.onReady(this)
   }
 
   /** What has come since the last call and still waits keeps no chunk of the network alive from now on. */
@@ -140,11 +158,7 @@ export class Subscriber {
 
   /** Lets a waiting consumer go on. */
   wake(): void {
-    this.#ready = false
-    const waiter = this.#waiter
-    this.#waiter = undefined
-    if (waiter === undefined) this.#isMissed = true
-    else waiter(Effect.void)
+    this.#waiter.wake()
   }
 
   /** Ends the stream after what is buffered; QoS 1 and 2 messages in the buffer are still handed over. */
@@ -152,12 +166,15 @@ export class Subscriber {
     if (this.#end !== undefined) return
     this.onFailure?.(error)
     this.#end = Exit.fail(error)
+    this.expected = 0
     this.#announce()
   }
 
   /** Ends the stream now; what was not taken is given back. */
   close(): void {
     this.#end ??= Exit.fail(Cause.Done())
+    this.expected = 0
+    this.#unrollHanded()
     const begun = [...this.#unsettled]
     const rest = [...this.#handed, ...this.#buffer.deliveries, ...this.#tail]
     this.#unsettled.clear()
@@ -174,7 +191,7 @@ export class Subscriber {
       if (aside === released) this.#drop(message)
       if (receipt !== undefined && !receipt.revoked) this.#hooks.giveBack(receipt, false, this.durable)
     }
-    this.#limits?.aside?.release()
+    this.#holding?.limits.aside?.release()
     this.wake()
   }
 
@@ -184,10 +201,13 @@ export class Subscriber {
    */
   readonly pull: Effect.Effect<NonEmptyReadonlyArray<Message>, SubscribeError | Cause.Done<void>> = this.#pull(() => {
     this.#settleHanded()
+    const run = this.#buffer.takeRun(this.#batch)
+    if (run !== undefined) return this.#handOver(run)
     if (this.#buffer.isPlain && this.#buffer.size > 0) return this.#takePlain()
     const deliveries = this.#take(true)
     const { length } = deliveries
     if (length === 0) return undefined
+    this.#expectRuns(length)
     this.#handed = deliveries
     const messages = deliveries.slice() as ReadonlyArray<unknown> as Array<Message>
     for (let index = 0; index < length; index++) messages[index] = deliveries[index]!.message
@@ -215,28 +235,19 @@ export class Subscriber {
     take: () => ReadonlyArray<A> | undefined
   ): Effect.Effect<NonEmptyReadonlyArray<A>, SubscribeError | Cause.Done<void>> {
     const pull: Effect.Effect<NonEmptyReadonlyArray<A>, SubscribeError | Cause.Done<void>> = Effect.suspend(() => {
-      this.#isMissed = false
+      this.#waiter.look()
       const batch = take()
       if (batch !== undefined) return Effect.succeed(batch as NonEmptyReadonlyArray<A>)
       if (this.#end !== undefined) return this.#end
       if (this.aside > 0) return Effect.andThen(this.#readAside, pull)
-      return Effect.andThen(this.#wait, pull)
+      return Effect.andThen(this.#waiter.wait, pull)
     })
     return pull
   }
 
-  readonly #wait: Effect.Effect<void> = Effect.callback<void>((resume) => {
-    if (this.#isMissed) return resume(Effect.void)
-    this.#waiter = resume
-    return Effect.sync(() => {
-      this.#waiter = undefined
-      this.#ready = false
-    })
-  })
-
   readonly #readAside: Effect.Effect<void, SubscribeError> = Effect.suspend(() => {
     this.#isReading = true
-    return this.#limits!.aside!.read((messages) => {
+    return this.#holding!.limits.aside!.read((messages) => {
       for (const { message, sequence } of messages) this.#buffer.push(new NewDelivery(message, undefined, sequence))
     })
   }).pipe(Effect.ensuring(Effect.sync(() => {
@@ -248,6 +259,7 @@ export class Subscriber {
     if (this.#attached) throw new Error("the messages of a subscription can be consumed by one stream at a time")
     this.#attached = true
     this.#batch = 1
+    this.expected = 0
     // What the consumer before did not settle comes again.
     this.#putBack(
       [...this.#unsettled].map(({ delivery }) => delivery).filter(({ receipt }) => receipt?.revoked !== true)
@@ -265,6 +277,8 @@ export class Subscriber {
    */
   detach(exit: Exit.Exit<unknown, unknown>): void {
     this.#attached = false
+    this.expected = 0
+    this.#unrollHanded()
     const handed = this.#handed
     this.#handed = noArray()
     if (handed.length === 1 && Exit.isSuccess(exit)) this.#settleDelivery(handed[0]!)
@@ -277,17 +291,23 @@ export class Subscriber {
   }
 
   #settleHanded(): void {
+    const run = this.#handedRun
+    if (run !== undefined) {
+      this.#handedRun = undefined
+      if (run.receipts === undefined) this.#hooks.settleRun(run)
+      else this.#hooks.settleAll(run.receipts)
+    }
     const handed = this.#handed
     if (handed.length === 0) return
     this.#handed = noArray()
-    if (this.#limits === undefined) this.#hooks.settleAll(handed)
+    if (this.#holding === undefined) this.#hooks.settleAll(handed)
     else for (const delivery of handed) this.#settleDelivery(delivery)
   }
 
   #settleDelivery(delivery: Delivery): void {
     if (delivery.aside > 0) this.#takeUp(delivery)
     else if (isTracked(delivery)) {
-      this.#letGo(delivery)
+      this.#holding?.letGo(delivery)
       if (delivery.receipt !== undefined) this.#hooks.settle(delivery.receipt)
     }
   }
@@ -300,7 +320,7 @@ export class Subscriber {
       this.#settleDelivery(delivery)
       return acked
     }
-    this.#letGo(delivery)
+    this.#holding?.letGo(delivery)
     return this.#hooks.settleAs(delivery.receipt, reasonCode)
   }
 
@@ -315,7 +335,7 @@ export class Subscriber {
     if (!isTracked(delivery)) return
     this.#unsettled.delete(handed)
     if (delivery.aside !== released) return
-    this.#letGo(delivery)
+    this.#holding?.letGo(delivery)
     this.#drop(delivery.message)
   }
 
@@ -381,6 +401,18 @@ export class Subscriber {
     return messages
   }
 
+  #handOver(run: ReceiptRun): Array<Message> {
+    this.#handedRun = run
+    this.#growBatch(run.size)
+    this.#expectRuns(run.size)
+    return run.messages
+  }
+
+  /** A consumer who took so many at once will do so again. */
+  #expectRuns(taken: number): void {
+    this.expected = this.#holding === undefined && this.#end === undefined ? taken : 0
+  }
+
   #growBatch(taken: number): void {
     if (taken === this.#batch) this.#batch = Math.min(this.#batch * 2, this.#options.batchMaximum ?? batchMaximum)
   }
@@ -390,8 +422,8 @@ export class Subscriber {
   // ---------------------------------------------------------------------------
 
   /** Takes a QoS 1 or 2 message where there are limits. */
-  #accept(limits: Limits, delivery: Delivery): void {
-    const { aside } = limits
+  #accept(holding: Holding, delivery: Delivery): void {
+    const { aside } = holding.limits
     if (this.aside > 0 && aside?.precedes(delivery.receipt!) === true) {
       this.#buffer.push(delivery)
       return this.#hold(delivery)
@@ -408,11 +440,7 @@ export class Subscriber {
     this.#buffer.push(delivery)
     this.#hold(delivery)
     // Who is behind what is acknowledged already is slow.
-    if (this.#released > 0 || this.#isOver(limits)) this.relieve()
-  }
-
-  #isOver({ bytes, count }: Limits): boolean {
-    return this.#held > count || (this.#held > 1 && this.#heldBytes > bytes)
+    if (holding.hasReleased || holding.isOver) this.relieve()
   }
 
   /** Whether there is something in the store that has to come first. */
@@ -422,36 +450,37 @@ export class Subscriber {
 
   /** Since when it holds back acknowledgements and is done with none; undefined if it holds none. */
   get slowSince(): number | undefined {
-    return this.#held > this.#released ? this.#progressAt : undefined
+    return this.#holding?.slowSince
   }
 
   /** How long it may do so. */
   get slowAfter(): number {
-    return this.#limits?.slowAfter ?? Infinity
+    return this.#holding?.limits.slowAfter ?? Infinity
   }
 
   /** Lets acknowledgements go that this subscriber holds back. */
   relieve(): void {
-    const limits = this.#limits
-    if (limits === undefined) return
+    const holding = this.#holding
+    if (holding === undefined) return
+    const { aside } = holding.limits
     this.#purge(this.#generation)
-    if (limits.aside === undefined) this.#releaseAll(limits)
-    else this.#putAllAside(limits.aside)
+    if (aside === undefined) this.#releaseAll(holding)
+    else this.#putAllAside(aside)
     for (const handed of this.#unsettled) if (handed.isLeft && handed.receipt === undefined) this.#leaveOne(handed)
     this.#announce()
   }
 
   /** All it has is acknowledged, and what is too much is dropped. */
-  #releaseAll(limits: Limits): void {
-    for (const delivery of this.#holding()) {
+  #releaseAll(holding: Holding): void {
+    for (const delivery of this.#tracked()) {
       const { receipt } = delivery
       if (receipt === undefined || receipt.revoked) continue
       delivery.receipt = undefined
       delivery.aside = released
-      this.#released++
+      holding.release()
       this.#hooks.settle(receipt)
     }
-    while (this.#isOver(limits) && this.#dropReleased());
+    while (holding.isOver && this.#dropReleased());
   }
 
   /** All it has goes to the store, in order, as far as there is room. */
@@ -464,7 +493,7 @@ export class Subscriber {
         if (receipt === undefined || receipt.revoked || pinned.has(delivery)) continue
         const place = aside.put(receipt, true)
         if (place === 0) return
-        this.#letGo(delivery)
+        this.#holding?.letGo(delivery)
         delivery.receipt = undefined
         delivery.aside = place
       }
@@ -477,7 +506,7 @@ export class Subscriber {
       if (receipt !== undefined && !isFull) {
         isFull = aside.put(receipt, false) === 0
         if (!isFull) {
-          this.#letGo(delivery)
+          this.#holding?.letGo(delivery)
           continue
         }
       }
@@ -493,47 +522,35 @@ export class Subscriber {
     for (const { delivery } of this.#unsettled) yield delivery
   }
 
-  *#holding(): Iterable<Delivery> {
+  /** What it has. */
+  *#tracked(): Iterable<Delivery> {
     yield* this.#given()
     yield* this.#buffer.deliveries
     yield* this.#tail
   }
 
-  #hold({ message }: Delivery): void {
-    if (this.#held === this.#released) {
-      this.#progressAt = this.#hooks.now()
-      if (this.#limits!.slowAfter !== Infinity) this.#hooks.onHolding(this)
-    }
-    this.#held++
-    this.#heldBytes += message.payload.length
-  }
-
-  #letGo({ aside, message }: Delivery): void {
-    if (this.#limits === undefined) return
-    this.#held--
-    this.#heldBytes -= message.payload.length
-    if (aside === released) this.#released--
-    else this.#progressAt = this.#hooks.now()
+  #hold(delivery: Delivery): void {
+    if (this.#holding!.add(delivery) && this.slowAfter !== Infinity) this.#hooks.onHolding(this)
   }
 
   /** Drops the oldest released message that the consumer does not have. */
   #dropReleased(): boolean {
     const delivery = this.#buffer.remove(({ aside }) => aside === released)
     if (delivery === undefined) return false
-    this.#letGo(delivery)
+    this.#holding?.letGo(delivery)
     this.#drop(delivery.message)
     return true
   }
 
   /** A message that was put aside is done with, which may have made room for the tail. */
   #takeUp(done: Delivery): void {
-    const aside = this.#limits!.aside!
+    const aside = this.#holding!.limits.aside!
     aside.takeUp(done.aside, done.message)
     let count = 0
     for (; count < this.#tail.length; count++) {
       const { receipt } = this.#tail[count]!
       if (receipt?.revoked !== true && aside.put(receipt!, false) === 0) break
-      this.#letGo(this.#tail[count]!)
+      this.#holding?.letGo(this.#tail[count]!)
     }
     if (count > 0) this.#tail.splice(0, count)
   }
@@ -541,21 +558,13 @@ export class Subscriber {
   /** Forgets what the server sends again on a new connection, so that it is not kept twice. */
   #purge(generation: number): void {
     this.#generation = generation
+    this.#unrollHanded()
     const isValid = ({ receipt }: Delivery): boolean => receipt?.revoked !== true
     this.#buffer.replace(this.#buffer.deliveries.filter(isValid))
     this.#tail = this.#tail.filter(isValid)
     for (const handed of this.#unsettled) if (handed.receipt?.revoked === true) this.#unsettled.delete(handed)
     this.#handed = this.#handed.filter(isValid)
-    if (this.#limits === undefined) return
-    this.#held = 0
-    this.#heldBytes = 0
-    this.#released = 0
-    for (const { aside, message, receipt } of this.#holding()) {
-      if (receipt === undefined && aside !== released) continue
-      this.#held++
-      this.#heldBytes += message.payload.length
-      if (aside === released) this.#released++
-    }
+    this.#holding?.recount(this.#tracked())
   }
 
   // ---------------------------------------------------------------------------

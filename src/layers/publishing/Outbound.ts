@@ -22,6 +22,7 @@ import * as MessageExpiry from "./MessageExpiry.ts"
 import type { Batch, Entry, Outcome } from "./Entry.ts"
 import { Run } from "./Run.ts"
 import { isNoArray, newArray, noArray } from "../../protocol/EmptyCollections.ts"
+import * as PackedAck from "../../protocol/PackedAck.ts"
 
 /** The largest packet that MQTT can express: five bytes of header and 268,435,455 bytes. */
 export const protocolMaximum = 268_435_460
@@ -94,7 +95,7 @@ export class Outbound {
   }
 
   /** Identifier and reason code of each PUBREL that is due. */
-  #pubrels: Array<number> = noArray()
+  #pubrels: Array<PackedAck.PackedAck> = noArray()
 
   get hasPubrels(): boolean {
     return this.#pubrels.length > 0
@@ -110,10 +111,7 @@ export class Outbound {
     const pubrels = this.#pubrels
     if (pubrels.length === 0) return true
     this.#pubrels = noArray()
-    for (let at = 0; at < pubrels.length; at += 2) {
-      if (encoder.acknowledge("Pubrel", pubrels[at]!, pubrels[at + 1]!) !== undefined) return false
-    }
-    return true
+    return encoder.acknowledgeAll(pubrels) === undefined
   }
 
   encodeRedelivery(encoder: PacketCodec.Encoder, limit: number): ProtocolFault.ProtocolFault | undefined {
@@ -220,7 +218,7 @@ export class Outbound {
       if (entry !== undefined) {
         this.#onReceived(entry, 0)
         if (isNoArray(this.#pubrels)) this.#pubrels = newArray()
-        this.#pubrels.push(packetId, 0)
+        this.#pubrels.push(PackedAck.make(6, packetId, 0))
         return undefined
       }
     }
@@ -266,7 +264,7 @@ export class Outbound {
         return undefined
       case "Release":
         if (isNoArray(this.#pubrels)) this.#pubrels = newArray()
-        this.#pubrels.push(outcome.packet.packetId, outcome.packet.reasonCode)
+        this.#pubrels.push(PackedAck.make(6, outcome.packet.packetId, outcome.packet.reasonCode))
         return undefined
       case "Fault":
         return outcome.fault

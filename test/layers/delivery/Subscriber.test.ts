@@ -39,6 +39,9 @@ const bare = (options: Partial<BufferOptions> = {}) => {
     settleAll: (deliveries) => {
       for (const { receipt } of deliveries) if (receipt !== undefined) settled.push(receipt.packetId)
     },
+    settleRun: ({ acks }) => {
+      for (const ack of acks) settled.push(ack & 0xffff)
+    },
     settleAs: (receipt) => {
       settled.push(receipt.packetId)
       return { _tag: "Acked" }
