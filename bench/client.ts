@@ -8,6 +8,7 @@
  */
 import { parseArgs } from "node:util"
 import { verdictTable, writeReport } from "./client/Report.ts"
+import { countStolen } from "./client/Stolen.ts"
 import { rowOf, sideOf, verdictsOf } from "./client/Results.ts"
 import type { Row, Side, Verdict } from "./client/Results.ts"
 import { hasMosquitto, Runner } from "./client/Runner.ts"
@@ -129,6 +130,7 @@ for (const scenario of selected) {
   else group.push(scenario)
 }
 
+const stolen = countStolen()
 try {
   for (const group of groups.values()) {
     // eslint-disable-next-line no-await-in-loop -- one process at a time
@@ -138,6 +140,7 @@ try {
 } finally {
   await runner.close()
 }
+say(`\n${stolen()}`)
 if (selection === "accept") {
   say(`\n${verdictTable(verdicts)}`)
   const failed = verdicts.filter(({ holds }) => !holds).length
@@ -145,5 +148,6 @@ if (selection === "accept") {
   if (failed > 0) process.exitCode = 1
 }
 if (flags.report || selection === "full") {
-  say(`\nreport: ${await writeReport(sides, rows, verdicts, `${rounds} rounds, selection "${selection}"`)}README.md`)
+  const what = `${rounds} rounds, selection "${selection}". ${stolen()}`.trim()
+  say(`\nreport: ${await writeReport(sides, rows, verdicts, what)}README.md`)
 }

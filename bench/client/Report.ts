@@ -116,7 +116,7 @@ export const writeReport = async (
   const text = [
     "# Benchmark report",
     "",
-    `${what}. Node ${process.version}, ${processor.length} × ${
+    `${what} Node ${process.version}, ${processor.length} × ${
       processor[0]?.model.trim()
     }. Medians of interleaved rounds;` +
     " a ratio is the median of the rounds' ratios. What the numbers do not mean is said in [the README](../README.md).",
