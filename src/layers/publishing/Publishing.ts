@@ -59,15 +59,26 @@ const checkSize = (core: ClientCore, entry: Entry): PacketTooLarge | undefined =
   return new PacketTooLarge({ size: exact, limit, of: announced < protocolMaximum ? "server" : "protocol" })
 }
 
+/** The topic as it is written, of a message that needs no other look: no properties, and a connection that takes it. */
+const knownTopicOf = (
+  core: ClientCore,
+  message: OutgoingMessage,
+  topic: string,
+  payload: Uint8Array,
+  qos: Packet.QoS,
+  retain: boolean
+): Uint8Array | undefined =>
+  core.accepts(qos, retain, payload.length) && !hasProperties(message) ? TopicMemory.get(topic) : undefined
+
 /** Nearly all messages: known topic, bytes, no properties, and a connection that takes it. Undefined for the others. */
 const toPlainEntry = (core: ClientCore, message: OutgoingMessage): Entry | undefined => {
   if (typeof message !== "object" || message === null) return undefined
   const { payload, qos = 0, retain = false, topic } = message
   if (
     typeof topic !== "string" || !(payload instanceof Uint8Array) || typeof retain !== "boolean" ||
-    (qos !== 0 && qos !== 1 && qos !== 2) || !core.accepts(qos, retain, payload.length) || hasProperties(message)
+    (qos !== 0 && qos !== 1 && qos !== 2)
   ) return undefined
-  const encodedTopic = TopicMemory.get(topic)
+  const encodedTopic = knownTopicOf(core, message, topic, payload, qos, retain)
   return encodedTopic === undefined
     ? undefined
     : new NewEntry(topic, payload, qos, retain, undefined, payload.length + topic.length, 0, encodedTopic)
@@ -83,9 +94,8 @@ export const plainTopicOf = (
   payload: Uint8Array
 ): Uint8Array | undefined => {
   const { qos = 0, retain = false, topic } = message
-  return typeof topic === "string" && qos === 0 && retain === false && core.accepts(0, false, payload.length) &&
-      !hasProperties(message)
-    ? TopicMemory.get(topic)
+  return typeof topic === "string" && qos === 0 && retain === false
+    ? knownTopicOf(core, message, topic, payload, 0, false)
     : undefined
 }
 
