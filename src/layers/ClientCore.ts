@@ -441,8 +441,9 @@ export class ClientCore implements Hooks, InboxHooks {
     return this.#lagging.size > 0
   }
 
-  /** What was received is handled: what of it still waits for a consumer lets go of the chunks. */
+  /** What was received is handled: what of it still waits for a consumer lets go of the chunks, and of room for more. */
   detachPayloads(): void {
+    this.madeInbox?.trim()
     if (this.#buffered.length === 0) return
     const buffered = this.#buffered
     this.#buffered = noArray()

@@ -87,4 +87,19 @@ describe("ClientCore", () => {
       assert.match(sent[0]!, /b:2$/)
       assert.deepStrictEqual([core.stats.packetIds, core.stats.inFlight, core.stats.heldBytes], [1, 1, 1])
     }))
+
+  it.effect("law 14: a read that is handled leaves no room for more messages than wait", () =>
+    Effect.gen(function*() {
+      const { core, open } = yield* make
+      open(false)
+      for (let packetId = 1; packetId <= 200; packetId++) {
+        const packet = { dup: false, qos: 1, retain: false, topic: "a", packetId, payload: new Uint8Array(1) } as const
+        assert.isUndefined(core.inbound.onPublish({ _tag: "Publish", ...packet, properties: undefined }))
+      }
+      assert.isAbove(core.inbox.room, 200)
+      core.detachPayloads()
+      assert.strictEqual(core.inbox.room, 200)
+      // Nobody wants them, so all but the last are acknowledged.
+      assert.strictEqual(core.inbox.unacknowledged, 32)
+    }))
 })

@@ -25,6 +25,11 @@ export class Backlog {
     return this.#run === undefined ? this.#deliveries.size + this.#plain.size : this.#run.size
   }
 
+  /** For how many there is room. */
+  get room(): number {
+    return this.#deliveries.room + this.#plain.room
+  }
+
   /** Whether there are no messages but those that wait as they are. */
   get isPlain(): boolean {
     return this.#run === undefined && this.#deliveries.isEmpty
@@ -135,9 +140,13 @@ export class Backlog {
     this.#plain.clear()
   }
 
-  /** So many that came last keep no chunk of the network alive from now on. */
+  /** So many that came last keep no chunk of the network alive from now on, and what waits keeps no room for more. */
   detachPayloads(count: number): void {
-    if (this.#run !== undefined) this.#run.detachPayloads(count)
+    // Its messages are with its receipts then.
+    if (this.#run?.receipts !== undefined) this.#unroll()
+    this.#run?.detachPayloads(count)
+    this.#plain.trim()
+    this.#deliveries.trim()
     for (let index = Math.min(count, this.#plain.size); --index >= 0;) detachPayload(this.#plain.fromEnd(index)!)
     for (let index = Math.min(count, this.#deliveries.size); --index >= 0;) {
       detachPayload(this.#deliveries.fromEnd(index)!.message)

@@ -85,6 +85,16 @@ export class Fifo<A> {
     return undefined
   }
 
+  /** For how many there is room. */
+  get room(): number {
+    return this.#items.length
+  }
+
+  /** Gives back the room for more, since those that are there wait. */
+  trim(): void {
+    if (this.#items.length > this.#tail) this.#items.length = this.#tail
+  }
+
   /** All of them, oldest first, in an array of their own. */
   get all(): Array<A> {
     return this.#items.slice(this.#head, this.#tail) as Array<A>

@@ -94,7 +94,7 @@ export class Inbox {
   readonly #puback = new Fifo<Receipt | ReceiptRun>()
   readonly #pubrec = new Fifo<Receipt>()
   /** The run that came last, as long as nothing came behind it. */
-  #run: ReceiptRun | undefined
+  run: ReceiptRun | undefined
   /** Messages that wait for their turn in `#puback`. */
   #pubacks = 0
   /** QoS 2 messages by identifier until PUBREC was sent; they outlive the connection. */
@@ -199,7 +199,7 @@ export class Inbox {
     const open = [...this.#puback.all.flatMap(receiptsOf), ...this.#pubrec.all]
     this.#puback.clear()
     this.#pubacks = 0
-    this.#run = undefined
+    this.run = undefined
     this.#pubrec.clear()
     if (!sessionPresent) {
       // The server has forgotten them, and their identifiers mean something else now. Who still waits for them gets them.
@@ -281,11 +281,6 @@ export class Inbox {
     return receipt
   }
 
-  /** The run that came last, if more messages may come to it. */
-  get run(): ReceiptRun | undefined {
-    return this.#run
-  }
-
   /**
    * A QoS 1 PUBLISH came that this subscriber alone is given, and that it takes in a run. Gives the run; undefined if the message
    * is not to be handed over, or if there is a `fault`.
@@ -294,11 +289,11 @@ export class Inbox {
     if (!this.#countOne()) return undefined
     const bytes = costOf(packet)
     if (!this.#hasRoomFor(packet, bytes)) return undefined
-    let run = this.#run
+    let run = this.run
     if (run === undefined || !run.isOpen || run.taker !== taker) {
       run = new ReceiptRun(taker, this.#generation, this.#arrivals, taker.expected)
       this.#puback.push(run)
-      this.#run = run
+      this.run = run
     }
     this.#bytes += bytes
     this.#arrivals++
@@ -356,6 +351,17 @@ export class Inbox {
     this.#pump(1)
   }
 
+  /** For how many of those that wait to be acknowledged there is room. */
+  get room(): number {
+    return this.#puback.room + this.#pubrec.room
+  }
+
+  /** What waits keeps no room for more. */
+  trim(): void {
+    this.#puback.trim()
+    this.#pubrec.trim()
+  }
+
   /** Whether settling the message counts, as far as can be known now. */
   standing(receipt: Receipt): AckResult {
     if (receipt.generation < this.#epoch || this.#link === "over") return sessionLost
@@ -397,7 +403,7 @@ export class Inbox {
 
   /** The messages that somebody is owed and that others have not settled, or are parked. */
   get owing(): Array<Receipt> {
-    const receipts = this.#puback.all.flatMap((entry) => entry instanceof ReceiptRun ? entry.receipts ?? [] : entry)
+    const receipts = this.#puback.all.flatMap((entry) => entry instanceof ReceiptRun ? entry.left : entry)
     const open = new Set([...receipts, ...this.#pubrec.all, ...this.#held.values(), ...this.#adrift])
     return [...open].filter(({ owed, revoked, settled }) => owed && !settled && !revoked)
   }
@@ -474,7 +480,7 @@ export class Inbox {
     settled: boolean
   ): Receipt {
     this.#bytes += bytes
-    this.#run = undefined
+    this.run = undefined
     const message = this.#toMessage(packet, toMessage)
     return new NewReceipt(
       packet.packetId,
@@ -516,7 +522,7 @@ export class Inbox {
         if (!entry.settled || !this.#canSay(entry)) return
         this.#sendPuback(entry)
       }
-      if (entry === this.#run) this.#run = undefined
+      if (entry === this.run) this.run = undefined
       queue.shift()
     }
   }
@@ -539,11 +545,10 @@ export class Inbox {
 
   /** Whether all of the run is acknowledged. */
   #sendRun(run: ReceiptRun): boolean {
-    const { receipts } = run
-    if (receipts !== undefined) {
-      for (; run.next < receipts.length; run.next++) {
-        const receipt = receipts[run.next]!
+    if (run.receipts !== undefined) {
+      for (let receipt = run.first; receipt !== undefined; receipt = run.first) {
         if (!receipt.settled || !this.#canSay(receipt)) return false
+        run.shift()
         this.#sendPuback(receipt)
       }
       return true

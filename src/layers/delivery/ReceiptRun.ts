@@ -10,6 +10,7 @@
 import * as PackedAck from "../../protocol/PackedAck.ts"
 import type { Message } from "../../services/Message.ts"
 import { detachPayload } from "../../services/MessageCodec.ts"
+import { costOfMessage } from "./MemoryCost.ts"
 import { NewReceipt } from "./Receipt.ts"
 import type { Receipt } from "./Receipt.ts"
 import type { Subscriber } from "./Subscriber.ts"
@@ -31,7 +32,7 @@ export class ReceiptRun {
   /** Whether the subscriber took them. */
   isSettled = false
   /** One for each once the run is dissolved, oldest first; those before `next` are acknowledged. */
-  receipts: ReadonlyArray<Receipt> | undefined = undefined
+  receipts: Array<Receipt | undefined> | undefined = undefined
   next = 0
 
   /** With room for this many messages; there may come more. */
@@ -41,6 +42,11 @@ export class ReceiptRun {
     this.taker = taker
     this.generation = generation
     this.arrival = arrival
+  }
+
+  /** For how many there is room. */
+  get room(): number {
+    return this.#messages.length
   }
 
   /** The messages, in an array that is the caller's own. */
@@ -61,34 +67,48 @@ export class ReceiptRun {
     this.bytes += bytes
   }
 
-  /** So many that came last keep no chunk of the network alive from now on. */
+  /** So many that came last keep no chunk of the network alive from now on, and what waits keeps no room for more. */
   detachPayloads(count: number): void {
     for (let index = Math.max(0, this.size - count); index < this.size; index++) detachPayload(this.#messages[index]!)
+    this.#messages.length = this.size
+    this.#acks.length = this.size
   }
 
-  /** From now on there is a receipt for each; gives them. */
+  /** From now on there is a receipt for each; gives them, unless some are acknowledged already. */
   dissolve(): ReadonlyArray<Receipt> {
-    return this.receipts ??= this.#dissolve()
+    return (this.receipts ??= this.#dissolve()) as ReadonlyArray<Receipt>
   }
 
-  #dissolve(): ReadonlyArray<Receipt> {
-    const { acks, arrival, bytes, generation, isSettled, messages, size } = this
+  #dissolve(): Array<Receipt> {
+    const { acks, arrival, generation, isSettled, messages } = this
     this.isOpen = false
-    // Each has its share, and the last one the rest, so that the sum is what was counted.
-    const share = Math.floor(bytes / size)
-    return messages.map((message, index) => {
-      const counted = index < size - 1 ? share : bytes - share * (size - 1)
-      const receipt = new NewReceipt(
-        PackedAck.packetIdOf(acks[index]!),
-        1,
-        message,
-        counted,
-        generation,
-        arrival + index,
-        isSettled
-      )
+    this.#messages.length = 0
+    let rest = this.bytes
+    const receipts = messages.map((message, index) => {
+      // Together they count for just what the run did, whatever somebody may have done to the messages meanwhile.
+      const bytes = isSettled ? 0 : index === messages.length - 1 ? rest : costOfMessage(message)
+      rest -= bytes
+      const packetId = PackedAck.packetIdOf(acks[index]!)
+      const receipt = new NewReceipt(packetId, 1, message, bytes, generation, arrival + index, isSettled)
       receipt.pending = 1
       return receipt
     })
+    this.#acks.length = 0
+    return receipts
+  }
+
+  /** The receipts that are not acknowledged. */
+  get left(): ReadonlyArray<Receipt> {
+    return (this.receipts ?? []).slice(this.next) as ReadonlyArray<Receipt>
+  }
+
+  /** The next of the receipts, if there is one. */
+  get first(): Receipt | undefined {
+    return this.receipts?.[this.next]
+  }
+
+  /** The one that `first` gave is acknowledged, and nobody needs it any more. */
+  shift(): void {
+    this.receipts![this.next++] = undefined
   }
 }

@@ -295,7 +295,7 @@ export class Subscriber {
     if (run !== undefined) {
       this.#handedRun = undefined
       if (run.receipts === undefined) this.#hooks.settleRun(run)
-      else this.#hooks.settleAll(run.receipts)
+      else this.#hooks.settleAll(run.dissolve())
     }
     const handed = this.#handed
     if (handed.length === 0) return

@@ -107,4 +107,23 @@ describe("Backlog", () => {
     }
     assert.strictEqual(backlog.size, 10)
   })
+
+  it("law 14: keeps no room for thousands of messages where few wait", () => {
+    for (
+      const [push, take] of [
+        [(backlog: Backlog) => backlog.pushPlain(messageOf(0)), (backlog: Backlog) => backlog.takePlain(10_000)],
+        [(backlog: Backlog) => backlog.push(deliveryOf(0)), (backlog: Backlog) => backlog.takeAll(10_000)]
+      ] as const
+    ) {
+      const backlog = new Backlog()
+      for (let count = 0; count < 3000; count++) push(backlog)
+      assert.strictEqual(take(backlog).length, 3000)
+      push(backlog)
+      assert.isAbove(backlog.room, 1000)
+      backlog.detachPayloads(1)
+      assert.strictEqual(backlog.room, 1)
+      assert.strictEqual(take(backlog).length, 1)
+      assert.strictEqual(backlog.room, 0)
+    }
+  })
 })

@@ -6,8 +6,12 @@ import { Inbound } from "../../../src/layers/delivery/Inbound.ts"
 import { Inbox } from "../../../src/layers/delivery/Inbox.ts"
 import { ReceiptRun } from "../../../src/layers/delivery/ReceiptRun.ts"
 import { Subscriber } from "../../../src/layers/delivery/Subscriber.ts"
+import { Fifo } from "../../../src/layers/delivery/Fifo.ts"
+import { costOf } from "../../../src/layers/delivery/MemoryCost.ts"
+import * as PackedAck from "../../../src/protocol/PackedAck.ts"
 import type { Publish } from "../../../src/protocol/Packet.ts"
 import * as Session from "../../../src/protocol/Session.ts"
+import { toMessage } from "../../../src/services/MessageCodec.ts"
 import type { Message } from "../../../src/services/Message.ts"
 import { Random } from "../../protocol/support/PacketGenerator.ts"
 
@@ -18,8 +22,7 @@ const packetOf = (packetId: number, qos: 0 | 1 | 2, topic: string): Publish => (
   retain: false,
   topic,
   packetId: qos === 0 ? 0 : packetId,
-  // All of one length, since those of a dissolved run share its bytes.
-  payload: new TextEncoder().encode(`${packetId}`.padStart(6, "0")),
+  payload: new TextEncoder().encode(`${packetId}`.padStart(packetId % 90, "0")),
   properties: undefined
 })
 
@@ -214,8 +217,9 @@ describe("ReceiptRun", () => {
           }
           case 13: {
             const isPresent = random.int(0, 2) > 0
+            const isAtOnce = random.int(0, 3) > 0
             for (const world of both) {
-              if (!world.isUp) world.begin(isPresent)
+              if (isAtOnce || !world.isUp) world.begin(isPresent)
               else if (isPresent) {
                 world.isUp = false
                 world.inbox.end(false)
@@ -240,14 +244,77 @@ describe("ReceiptRun", () => {
     assert.isBelow(dissolved, runs - 100)
   })
 
-  it("shares its bytes among its receipts, and leaves none over", () => {
-    const run = new ReceiptRun(undefined as unknown as Subscriber, 1, 7, 2)
-    const sizes = [10, 11, 3, 90, 1]
-    for (const [at, bytes] of sizes.entries()) run.add({ ...packetOf(at + 1, 1, "a"), duplicate: false }, at + 1, bytes)
+  const runOf = (...bytes: ReadonlyArray<number>): ReceiptRun => {
+    const run = new ReceiptRun(undefined as unknown as Subscriber, 1, 7, 100)
+    for (const [at, size] of bytes.entries()) {
+      const packet = { ...packetOf(at + 1, 1, "a"), payload: new Uint8Array(size) }
+      run.add(toMessage(packet), at + 1, costOf(packet))
+    }
+    return run
+  }
+
+  it("each of its receipts counts for what its message did, and all for what it did", () => {
+    const sizes = [10, 11, 0, 900, 1]
+    const run = runOf(...sizes)
+    const { bytes } = run
     const receipts = run.dissolve()
-    assert.strictEqual(receipts.reduce((sum, { bytes }) => sum + bytes, 0), 115)
+    assert.deepStrictEqual(receipts.map((receipt) => receipt.bytes - receipts[2]!.bytes), sizes)
+    assert.strictEqual(receipts.reduce((sum, receipt) => sum + receipt.bytes, 0), bytes)
     assert.deepStrictEqual(receipts.map(({ packetId }) => packetId), [1, 2, 3, 4, 5])
     assert.deepStrictEqual(receipts.map(({ arrival }) => arrival), [7, 8, 9, 10, 11])
     assert.strictEqual(run.dissolve(), receipts)
+    // Somebody has changed a message that is for all.
+    const changed = runOf(5, 6, 7)
+    ;(changed.messages[0] as { payload: Uint8Array }).payload = new Uint8Array(1000)
+    const before = changed.bytes
+    assert.strictEqual(changed.dissolve().reduce((sum, receipt) => sum + receipt.bytes, 0), before)
+  })
+
+  it("law 14: what is acknowledged is let go, though others of the run are not", () => {
+    const world = new World(true)
+    let id = 0
+    const publish = (count: number) => {
+      for (const last = id + count; id < last;) world.publish(packetOf(++id, 1, "a"))
+    }
+    for (const count of [1, 2, 4]) {
+      publish(count)
+      world.pull(0)
+    }
+    // More than the consumer takes at once.
+    publish(30)
+    const run = world.inbox.run
+    assert.isUndefined(run?.receipts)
+    const { size } = run!
+    world.pull(0)
+    world.pull(0)
+    const unacknowledged = world.inbox.unacknowledged
+    const held = (run?.receipts ?? []).filter((receipt) => receipt !== undefined)
+    assert.isBelow(unacknowledged, size)
+    assert.strictEqual(held.length, unacknowledged)
+    assert.deepStrictEqual(run!.messages, [])
+  })
+
+  it("law 14: what waits keeps no room for what may come", () => {
+    const run = runOf(1)
+    assert.strictEqual(run.room, 100)
+    run.detachPayloads(1)
+    assert.strictEqual(run.room, 1)
+    run.add(run.messages[0]!, 2, 1)
+    assert.deepStrictEqual(run.acks, [PackedAck.make(4, 1, 0), PackedAck.make(4, 2, 0)])
+    assert.strictEqual(run.messages.length, 2)
+    const fifo = new Fifo<number>()
+    for (let burst = 0; burst < 2; burst++) {
+      for (let item = 0; item < 1000; item++) fifo.push(item)
+      if (burst === 0) fifo.take(Infinity)
+    }
+    fifo.trim()
+    assert.strictEqual(fifo.room, 1000)
+    fifo.take(Infinity)
+    fifo.push(1)
+    assert.isAtLeast(fifo.room, 1000)
+    fifo.trim()
+    assert.strictEqual(fifo.room, 1)
+    for (let item = 2; item < 100; item++) fifo.push(item)
+    assert.deepStrictEqual(fifo.take(Infinity), Array.from({ length: 99 }, (_, index) => index + 1))
   })
 })
