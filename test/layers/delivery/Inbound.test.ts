@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Stream } from "effect"
+import { Effect, Queue, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import * as Client from "../../../src/layers/MqttClient.ts"
 import * as Message from "../../../src/services/Message.ts"
@@ -100,6 +100,35 @@ for (const version of [4, 5] as const) {
           }
           acks.push(...yield* sent(next, version))
           assert.deepStrictEqual(acks.sort(), ["puback 1", "puback 2", "puback 5", "pubrec 4", "pubrec 6"])
+        })))
+
+      it.effect("what a consumer took of many that came at once makes room", () =>
+        run(Effect.gen(function*() {
+          const { client, peer } = yield* open({ protocolVersion, ...persistent, maximumUnacknowledgedBytes: 90_000 })
+          const { messages } = yield* subscribed(client, peer, version, "a", { qos: 1 })
+          const turns = yield* Queue.unbounded<void>()
+          const taken: Array<number> = []
+          yield* start(Stream.runForEachArray(messages, (batch) => {
+            taken.push(batch.length)
+            return Queue.take(turns)
+          }))
+          let id = 0
+          const some = (count: number, bytes: number) =>
+            Array.from({ length: count }, () => message("a", ++id, { payload: sized(bytes) }))
+          const goOn = Effect.andThen(Queue.offer(turns, undefined), Effect.suspend(() => sent(peer, version)))
+          for (const count of [1, 2, 4]) {
+            yield* send(peer, version, ...some(count, 1))
+            assert.strictEqual((yield* goOn).length, count)
+          }
+          yield* send(peer, version, ...some(8, 1))
+          // More than the consumer takes at once, of which the first ones are nearly all of the memory.
+          yield* send(peer, version, ...some(16, 3500), ...some(200, 1))
+          assert.strictEqual((yield* goOn).length, 8)
+          assert.strictEqual((yield* goOn).length, 16)
+          assert.deepStrictEqual(taken, [1, 2, 4, 8, 16, 32])
+          assert.strictEqual((yield* client.stats).unacknowledgedBytes, 200 * counted(1))
+          yield* send(peer, version, ...some(1, 20_000))
+          assert.strictEqual((yield* client.status)._tag, "Connected")
         })))
 
       it.effect("commands are answered while it waits for room; `reconnect` does not wait", () =>
