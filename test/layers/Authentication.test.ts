@@ -95,15 +95,15 @@ describe("authentication", () => {
 
     for (
       const [name, packet] of [
-        ["CK-26: CONNACK without the method", connack()],
-        ["CK-26: CONNACK with another method", connack("OTHER")],
-        ["AU-05: AUTH 0x00 before CONNACK", auth(0)],
-        ["AU-08: AUTH with another method", auth(0x18, "x", "OTHER")],
-        ["AU-14: AUTH without a method", "f0 02 18 00"],
-        ["AU-06: a second challenge before the first is answered", `${auth(0x18, "x")} ${auth(0x18, "y")}`]
+        ["CONNACK without the method", connack()],
+        ["CONNACK with another method", connack("OTHER")],
+        ["AUTH 0x00 before CONNACK", auth(0)],
+        ["AUTH with another method", auth(0x18, "x", "OTHER")],
+        ["AUTH without a method", "f0 02 18 00"],
+        ["a second challenge before the first is answered", `${auth(0x18, "x")} ${auth(0x18, "y")}`]
       ] as const
     ) {
-      it.effect(`${name} is a protocol error`, () =>
+      it.effect(`AU-05s, AU-06, AU-08b, AU-14, CK-26s: ${name} is a protocol error`, () =>
         run(Effect.gen(function*() {
           const broker = yield* listen()
           const { client } = yield* build({ authentication: echo() })

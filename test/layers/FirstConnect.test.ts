@@ -208,7 +208,7 @@ describe("FirstConnect", () => {
 
   describe("law 1: the layer fails with what the server answered", () => {
     for (const [code, name, retryable] of connackCodes5) {
-      it.effect(`CK-04s, ER-04b: CONNACK 0x${toHex(code)} (${name})`, () =>
+      it.effect(`CK-04s, CK-10s, CK-11s, CN-22s, ER-04b: CONNACK 0x${toHex(code)} (${name})`, () =>
         run(Effect.gen(function*() {
           const { how, packets, reason } = yield* refused({}, sends(`20 03 00 ${toHex(code)} 00`))
           assert(reason._tag === "ConnectRefused")
@@ -273,7 +273,7 @@ describe("FirstConnect", () => {
         assert.include(reason.message, "move")
       })))
 
-    it.effect("M-CONNACK-3: a refusal with Session Present is a refusal", () =>
+    it.effect("SS-10s, M-CONNACK-3: a refusal with Session Present is a refusal", () =>
       run(Effect.gen(function*() {
         const { reason } = yield* refused({}, sends("20 03 01 87 00"))
         assert(reason._tag === "ConnectRefused")
@@ -474,7 +474,7 @@ describe("FirstConnect", () => {
       return reason
     })
 
-    it.effect("towards a server that says nothing, whose link is aborted", () =>
+    it.effect("KA-17p: towards a server that says nothing, whose link is aborted", () =>
       run(Effect.gen(function*() {
         const network = yield* MemoryNetwork.MemoryNetwork
         const listener = yield* network.listen({ host: "broker" })

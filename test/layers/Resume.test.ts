@@ -139,7 +139,7 @@ describe("a pause and the resume after it", () => {
       return { ...opened, consuming, first, second, third }
     })
 
-    it.effect("that kept the session goes on where it was", () =>
+    it.effect("SS-09s: that kept the session goes on where it was", () =>
       run(Effect.gen(function*() {
         const { client, consuming, first, listener, second, third } = yield* prepare
         const { peer, negotiated } = yield* resume(client, listener, resumed[5])

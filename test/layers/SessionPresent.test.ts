@@ -395,7 +395,7 @@ describe("SessionPresent", () => {
       const serverBusy = version === 5 ? "20 03 00 89 00" : "20 02 00 03"
       const serverBusyWithSession = version === 5 ? "20 03 01 89 00" : "20 02 01 03"
 
-      it.effect(`${rows("P5", "Q5")}: a session that is there is resumed, and what is under way is sent again`, () =>
+      it.effect(`${rows("P5, SS-02b", "Q5, SS-02b")}: a session that is there is resumed, and what is under way is sent again`, () =>
         run(Effect.gen(function*() {
           const { client, listener, peer } = yield* open(kept(version))
           const { first, second } = yield* withInFlight(client, peer, version)
