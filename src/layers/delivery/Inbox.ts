@@ -589,7 +589,7 @@ export class Inbox {
 
 /** What of it is not acknowledged, each for itself. */
 const receiptsOf = (entry: Receipt | ReceiptRun): Receipt | ReadonlyArray<Receipt> =>
-  entry instanceof ReceiptRun ? entry.dissolve().slice(entry.next) : entry
+  entry instanceof ReceiptRun ? entry.dissolve() : entry
 
 const giveAgain = (receipt: Receipt): void => {
   const { left } = receipt

@@ -31,9 +31,9 @@ export class ReceiptRun {
   isOpen = true
   /** Whether the subscriber took them. */
   isSettled = false
-  /** One for each once the run is dissolved, oldest first; those before `next` are acknowledged. */
+  /** One for each once the run is dissolved, oldest first; those before `#next` are acknowledged, and let go. */
   receipts: Array<Receipt | undefined> | undefined = undefined
-  next = 0
+  #next = 0
 
   /** With room for this many messages; there may come more. */
   constructor(taker: Subscriber, generation: number, arrival: number, room: number) {
@@ -74,9 +74,10 @@ export class ReceiptRun {
     this.#acks.length = this.size
   }
 
-  /** From now on there is a receipt for each; gives them, unless some are acknowledged already. */
-  dissolve(): ReadonlyArray<Receipt> {
-    return (this.receipts ??= this.#dissolve()) as ReadonlyArray<Receipt>
+  /** From now on there is a receipt for each; gives those that are not acknowledged, in an array that is the caller's own. */
+  dissolve(): Array<Receipt> {
+    this.receipts ??= this.#dissolve()
+    return this.left
   }
 
   #dissolve(): Array<Receipt> {
@@ -97,18 +98,18 @@ export class ReceiptRun {
     return receipts
   }
 
-  /** The receipts that are not acknowledged. */
-  get left(): ReadonlyArray<Receipt> {
-    return (this.receipts ?? []).slice(this.next) as ReadonlyArray<Receipt>
+  /** The receipts that are not acknowledged, in an array that is the caller's own; none before the run is dissolved. */
+  get left(): Array<Receipt> {
+    return (this.receipts ?? []).slice(this.#next) as Array<Receipt>
   }
 
   /** The next of the receipts, if there is one. */
   get first(): Receipt | undefined {
-    return this.receipts?.[this.next]
+    return this.receipts?.[this.#next]
   }
 
   /** The one that `first` gave is acknowledged, and nobody needs it any more. */
   shift(): void {
-    this.receipts![this.next++] = undefined
+    this.receipts![this.#next++] = undefined
   }
 }

@@ -141,7 +141,7 @@ export class Subscriber {
     const run = this.#handedRun
     if (run === undefined) return
     this.#handedRun = undefined
-    this.#handed = [...run.dissolve()]
+    this.#handed = run.dissolve()
   }
 
   #announce(): void {
